@@ -1,0 +1,1 @@
+"""Going out: the outbox, the sender, and the status of every delivery."""

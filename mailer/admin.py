@@ -1,0 +1,89 @@
+"""The outbox and the deliveries, to look at."""
+
+from typing import Any, ClassVar
+
+from django.contrib import admin
+from django.db import models
+from django.http import HttpRequest
+
+from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message
+
+
+class ReadOnly:
+    """Nobody writes these tables by hand: they are written with their cause, or folded from facts."""
+
+    def has_add_permission(self, *_: Any) -> bool:
+        """Refuse."""
+        return False
+
+    def has_change_permission(self, *_: Any) -> bool:
+        """Refuse."""
+        return False
+
+    def has_delete_permission(self, *_: Any) -> bool:
+        """Refuse."""
+        return False
+
+
+class AttemptInline(ReadOnly, admin.TabularInline[Attempt, Message]):
+    """The attempts of a message."""
+
+    model = Attempt
+    fields = ("token", "provider", "started_at", "finished_at", "outcome", "http_status", "error_class")
+    extra = 0
+
+
+class DeliveryInline(ReadOnly, admin.TabularInline[DeliveryStatus, Message]):
+    """The deliveries of a message."""
+
+    model = DeliveryStatus
+    fields = ("recipient", "status", "status_at", "provider", "esp_message_id")
+    show_change_link = True
+    extra = 0
+
+
+class EventInline(ReadOnly, admin.TabularInline[DeliveryEvent, DeliveryStatus]):
+    """The events of a delivery."""
+
+    model = DeliveryEvent
+    fields = ("occurred_at", "event_type", "status", "effect", "source", "reject_reason", "detail")
+    ordering = ("occurred_at", "id")
+    extra = 0
+
+
+@admin.register(Message)
+class MessageAdmin(ReadOnly, admin.ModelAdmin[Message]):
+    """Messages, newest first. What they say is left out: it may hold a secret."""
+
+    list_display = ("id", "kind", "state", "provider", "attempts", "created_at", "run_at", "error_class")
+    list_filter = ("state", "kind", "provider")
+    search_fields = ("id", "correlation_id", "dedupe_key")
+    exclude = ("content", "context")
+    ordering = ("-id",)
+    show_full_result_count = False
+    inlines: ClassVar = [DeliveryInline, AttemptInline]
+
+
+@admin.register(DeliveryStatus)
+class DeliveryStatusAdmin(ReadOnly, admin.ModelAdmin[DeliveryStatus]):
+    """Deliveries, newest first, each with its events."""
+
+    list_display = ("id", "kind", "shown_recipient", "status", "status_at", "provider", "created_at")
+    list_filter = ("status", "kind", "provider")
+    search_fields = ("id", "recipient_canonical", "esp_message_id")
+    exclude = ("recipient", "recipient_canonical", "status_key", "status_rank")
+    readonly_fields = ("shown_recipient",)
+    ordering = ("-id",)
+    show_full_result_count = False
+    inlines: ClassVar = [EventInline]
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[DeliveryStatus]:
+        """Remember who looks: not everybody may see whole addresses."""
+        return (
+            super().get_queryset(request).annotate(whole=models.Value(request.user.has_perm("mailer.view_recipient")))
+        )
+
+    @admin.display(description="recipient")
+    def shown_recipient(self, delivery: DeliveryStatus) -> str:
+        """Show the address, masked for those who may not see it."""
+        return delivery.recipient if delivery.whole else delivery.masked_recipient  # type: ignore[attr-defined]  # annotated above

@@ -1,0 +1,320 @@
+"""Facts in, statuses folded: the only writer of `DeliveryEvent` and of `DeliveryStatus`.
+
+Both ways in, new facts and parked events that found their delivery, are one statement each, made of the same parts:
+
+    fact      what is known, each with its delivery where one is found
+    locked    the deliveries concerned, locked in the order of their ids, as they are now
+    judged    each fact against the locked delivery: does it change the status, and if not, why
+    written   the events, inserted or unparked, in the order of their dedupe keys
+    tally     what was written, by delivery; `winner` is the greatest of it
+    folded    the deliveries, updated
+
+Why this is safe when many run at once: every lock on a delivery is taken before any event is written, each in one
+order everywhere, so no circle of waiting can form; what is compared is the row as it is once its lock is granted;
+and only what was really written is folded, so a fact that another one recorded meanwhile has no second effect.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from django.db import connection
+from uuid_utils.compat import uuid7
+
+from mailer.models import DeliveryEvent, DeliveryStatus, Message
+from mailer.status import EVENT_STATUS, NO_RANK, RANKS, Status
+from users.addresses import loosely_canonical
+
+Effect = DeliveryEvent.Effect
+Source = DeliveryEvent.Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """Something that happened to a delivery.
+
+    The delivery is named by its id (`delivery_id`), or by our message's id (`message_id`, from the provider's
+    metadata) or the provider's (`esp_message_id`), and the recipient. A fact whose delivery is not found is parked.
+    `occurred_at` None means now, by the database's clock.
+    """
+
+    event_type: str
+    dedupe_key: str
+    source: Source
+    status: Status | None = None
+    occurred_at: datetime | None = None
+    delivery_id: UUID | None = None
+    message_id: UUID | None = None
+    provider: str = ""
+    esp_message_id: str = ""
+    esp_event_id: str = ""
+    recipient_canonical: str = ""
+    reject_reason: str = ""
+    detail: str = ""
+    receipt_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One event that was written, and what it did."""
+
+    dedupe_key: str
+    event_type: str
+    effect: Effect
+    delivery_id: UUID | None
+    message_id: UUID | None
+    correlation_id: str
+    old_status: str
+    new_status: str
+
+
+def dedupe_key(*parts: object) -> str:
+    """Return the key that names a fact: SHA-256, in hex, over its parts."""
+    return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()
+
+
+def own_fact(event_type: str, delivery_id: UUID, occasion: object, **fields: Any) -> Fact:
+    """Return a fact of our own sender's; `occasion` tells two of one type about one delivery apart."""
+    return Fact(
+        event_type=event_type,
+        status=EVENT_STATUS[event_type],
+        dedupe_key=dedupe_key("sender", delivery_id, event_type, occasion),
+        delivery_id=delivery_id,
+        source=Source.SENDER,
+        **fields,
+    )
+
+
+def open_delivery(message: Message, recipient: str, *, event_type: str) -> UUID:
+    """Write the delivery of a new message to one recipient, and its first event; return the delivery's id."""
+    delivery_id = uuid7()
+    first = own_fact(event_type, delivery_id, "")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _OPEN,
+            {
+                **_as_row(first),
+                "message_id": message.pk,
+                "kind": message.kind,
+                "user_id": message.user_id,
+                "recipient": recipient,
+                "recipient_canonical": loosely_canonical(recipient),
+            },
+        )
+    return delivery_id
+
+
+def record(facts: Sequence[Fact]) -> list[Recorded]:
+    """Write facts as events and fold them into the statuses; return what was new.
+
+    Call it in a transaction that holds no lock on a delivery and, of the messages' rows, only ones it locked in
+    the order of their ids. A fact whose dedupe key is known already changes nothing.
+    """
+    if not facts:
+        return []
+    return _run(_RECORD, [json.dumps([_as_row(fact) for fact in facts])])
+
+
+def match_parked(limit: int = 1000) -> list[Recorded]:
+    """Give parked events to the deliveries that have learned their provider's id since; return those matched.
+
+    Safe to run at any time and by many at once: the delivery's lock lets one of them unpark an event.
+    """
+    return _run(_MATCH, [limit])
+
+
+def match_parked_of(deliveries: Iterable[tuple[str, str]]) -> list[Recorded]:
+    """Do what `match_parked` does for some (provider, esp_message_id), in the transaction that stored them."""
+    pairs = sorted({(provider, identifier) for provider, identifier in deliveries if identifier})
+    if not pairs:
+        return []
+    providers, identifiers = map(list, zip(*pairs, strict=True))
+    return _run(_MATCH_OF, [providers, identifiers, len(pairs) * 100])
+
+
+def _as_row(fact: Fact) -> dict[str, Any]:
+    return {
+        "event_type": fact.event_type,
+        "status": fact.status or "",
+        "rank": NO_RANK if fact.status is None else RANKS[fact.status],
+        "occurred_at": fact.occurred_at and fact.occurred_at.isoformat(),
+        "source": fact.source.value,
+        "dedupe_key": fact.dedupe_key,
+        "delivery_id": fact.delivery_id and str(fact.delivery_id),
+        "message_id": fact.message_id and str(fact.message_id),
+        "provider": fact.provider,
+        "esp_message_id": fact.esp_message_id,
+        "esp_event_id": fact.esp_event_id,
+        "recipient_canonical": fact.recipient_canonical,
+        "reject_reason": fact.reject_reason,
+        "detail": fact.detail,
+        "receipt_id": fact.receipt_id and str(fact.receipt_id),
+    }
+
+
+def _run(statement: str, parameters: list[Any]) -> list[Recorded]:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return [Recorded(row[0], row[1], Effect(row[2]), *row[3:]) for row in cursor.fetchall()]
+
+
+_EVENT: Final = DeliveryEvent._meta.db_table
+_DELIVERY: Final = DeliveryStatus._meta.db_table
+_MESSAGE: Final = Message._meta.db_table
+
+
+def _find(where: str, recipient: str) -> str:
+    """Return the query for one delivery among some: the recipient's, or the only one there is."""
+    return f"""
+        SELECT CASE WHEN count(*) = 1 OR bool_or(d.recipient_canonical = {recipient})
+               THEN (array_agg(d.id ORDER BY (d.recipient_canonical = {recipient}) DESC, d.id))[1] END AS delivery_id
+        FROM {_DELIVERY} d WHERE {where}"""
+
+
+def _weight(row: str) -> str:
+    """Return what events are compared by, as `status.Mark.weight` has it; "C" orders text as Python does."""
+    return f'{row}.rank, {row}.occurred_at, {row}.dedupe_key COLLATE "C"'
+
+
+def _statement(*, fact: str, write: str) -> str:
+    return f"""
+WITH fact AS MATERIALIZED ({fact}),
+locked AS MATERIALIZED (
+    SELECT d.id, d.message_id, d.status, d.status_rank AS rank, d.status_at AS occurred_at, d.status_key AS dedupe_key
+    FROM {_DELIVERY} d WHERE d.id IN (SELECT delivery_id FROM fact)
+    ORDER BY d.id FOR NO KEY UPDATE
+),
+judged AS MATERIALIZED (
+    SELECT fact.*, CASE
+        WHEN locked.id IS NULL THEN 'parked'
+        WHEN fact.rank = {NO_RANK} THEN 'none'
+        WHEN ({_weight("fact")}) < ({_weight("locked")}) THEN 'outranked'
+        WHEN row_number() OVER (
+            PARTITION BY fact.delivery_id ORDER BY {_weight("fact").replace(",", " DESC,")} DESC) > 1 THEN 'outranked'
+        WHEN fact.status = locked.status THEN 'confirmed'
+        ELSE 'changed' END AS effect
+    FROM fact LEFT JOIN locked ON locked.id = fact.delivery_id
+),
+written AS ({write}),
+tally AS (
+    SELECT delivery_id,
+           min(occurred_at) FILTER (WHERE event_type = 'sent') AS sent_at,
+           min(occurred_at) FILTER (WHERE event_type = 'delivered') AS delivered_at,
+           min(occurred_at) FILTER (WHERE event_type = 'opened') AS opened_at,
+           min(occurred_at) FILTER (WHERE event_type = 'clicked') AS clicked_at,
+           min(occurred_at) FILTER (WHERE event_type = 'unsubscribed') AS unsubscribed_at,
+           count(*) FILTER (WHERE event_type = 'opened') AS opens,
+           count(*) FILTER (WHERE event_type = 'clicked') AS clicks,
+           max(provider) AS provider, max(esp_message_id) AS esp_message_id
+    FROM written WHERE delivery_id IS NOT NULL GROUP BY delivery_id
+),
+winner AS (
+    SELECT DISTINCT ON (written.delivery_id) written.*
+    FROM written JOIN locked ON locked.id = written.delivery_id
+    WHERE written.rank > {NO_RANK} AND ({_weight("written")}) > ({_weight("locked")})
+    ORDER BY written.delivery_id, {_weight("written").replace(",", " DESC,")} DESC
+),
+folded AS (
+    UPDATE {_DELIVERY} d SET
+        status = coalesce(winner.status, d.status),
+        status_rank = coalesce(winner.rank, d.status_rank),
+        status_at = coalesce(winner.occurred_at, d.status_at),
+        status_key = coalesce(winner.dedupe_key, d.status_key),
+        updated_at = now(),
+        provider = coalesce(nullif(d.provider, ''), tally.provider),
+        esp_message_id = coalesce(nullif(d.esp_message_id, ''), tally.esp_message_id),
+        sent_at = least(d.sent_at, tally.sent_at),
+        delivered_at = least(d.delivered_at, tally.delivered_at),
+        opened_at = least(d.opened_at, tally.opened_at),
+        clicked_at = least(d.clicked_at, tally.clicked_at),
+        unsubscribed_at = least(d.unsubscribed_at, tally.unsubscribed_at),
+        open_count = d.open_count + tally.opens,
+        click_count = d.click_count + tally.clicks
+    FROM tally LEFT JOIN winner USING (delivery_id)
+    WHERE d.id = tally.delivery_id
+    RETURNING d.id, d.status
+)
+SELECT written.dedupe_key, written.event_type, written.effect, written.delivery_id, locked.message_id,
+       coalesce(m.correlation_id, ''), coalesce(locked.status, ''), coalesce(folded.status, '')
+FROM written
+LEFT JOIN locked ON locked.id = written.delivery_id
+LEFT JOIN folded ON folded.id = written.delivery_id
+LEFT JOIN {_MESSAGE} m ON m.id = locked.message_id
+ORDER BY written.dedupe_key"""
+
+
+_OPEN: Final = f"""
+WITH opened AS (
+    INSERT INTO {_DELIVERY} (id, message_id, kind, user_id, recipient, recipient_canonical, provider, esp_message_id,
+                             status, status_rank, status_at, status_key, open_count, click_count)
+    VALUES (%(delivery_id)s, %(message_id)s, %(kind)s, %(user_id)s, %(recipient)s, %(recipient_canonical)s, '', '',
+            %(status)s, %(rank)s, statement_timestamp(), %(dedupe_key)s, 0, 0)
+    RETURNING *
+)
+INSERT INTO {_EVENT} (delivery_id, event_type, status, rank, occurred_at, source, effect, dedupe_key,
+                      provider, esp_message_id, esp_event_id, recipient_canonical, reject_reason, detail)
+SELECT id, %(event_type)s, status, status_rank, status_at, %(source)s, 'changed', status_key, '', '', '', '', '', ''
+FROM opened"""
+
+_COLUMNS: Final = """event_type, status, rank, occurred_at, source, dedupe_key, provider, esp_message_id,
+           esp_event_id, recipient_canonical, reject_reason, detail, receipt_id"""
+
+_RECORD: Final = _statement(
+    fact=f"""
+    SELECT DISTINCT ON (f.dedupe_key)
+           event_type, status, rank, coalesce(occurred_at, statement_timestamp()) AS occurred_at, source, dedupe_key,
+           provider, esp_message_id, esp_event_id, recipient_canonical, reject_reason, detail, receipt_id,
+           coalesce(f.delivery_id, by_message.delivery_id, by_esp.delivery_id) AS delivery_id
+    FROM jsonb_to_recordset(%s::jsonb) AS f(
+           event_type text, status text, rank int, occurred_at timestamptz, source text, dedupe_key text,
+           provider text, esp_message_id text, esp_event_id text, recipient_canonical text, reject_reason text,
+           detail text, receipt_id uuid, delivery_id uuid, message_id uuid)
+    CROSS JOIN LATERAL ({
+        _find("f.delivery_id IS NULL AND d.message_id = f.message_id", "f.recipient_canonical")
+    }) by_message
+    CROSS JOIN LATERAL ({
+        _find(
+            "f.delivery_id IS NULL AND by_message.delivery_id IS NULL AND f.esp_message_id <> ''"
+            " AND d.provider = f.provider AND d.esp_message_id = f.esp_message_id AND d.esp_message_id <> ''",
+            "f.recipient_canonical",
+        )
+    }) by_esp
+    WHERE NOT EXISTS (SELECT FROM {_EVENT} known WHERE known.dedupe_key = f.dedupe_key)
+    ORDER BY f.dedupe_key, f.occurred_at""",
+    write=f"""
+    INSERT INTO {_EVENT} (delivery_id, effect, {_COLUMNS})
+    SELECT CASE effect WHEN 'parked' THEN NULL ELSE delivery_id END, effect, {_COLUMNS}
+    FROM judged ORDER BY dedupe_key
+    ON CONFLICT (dedupe_key) DO NOTHING
+    RETURNING delivery_id, event_type, status, rank, occurred_at, dedupe_key, effect, provider, esp_message_id""",
+)
+
+
+def _match(which: str) -> str:
+    return _statement(
+        fact=f"""
+    SELECT e.id, e.event_type, e.status, e.rank, e.occurred_at, e.dedupe_key, found.delivery_id
+    FROM {_EVENT} e
+    CROSS JOIN LATERAL ({
+            _find(
+                "d.provider = e.provider AND d.esp_message_id = e.esp_message_id AND d.esp_message_id <> ''",
+                "e.recipient_canonical",
+            )
+        }) found
+    WHERE e.delivery_id IS NULL AND e.esp_message_id <> '' AND found.delivery_id IS NOT NULL AND {which}
+    ORDER BY e.dedupe_key
+    LIMIT %s""",
+        write=f"""
+    UPDATE {_EVENT} e SET delivery_id = judged.delivery_id, effect = judged.effect
+    FROM judged WHERE e.id = judged.id AND e.delivery_id IS NULL AND judged.effect <> 'parked'
+    RETURNING e.delivery_id, e.event_type, e.status, e.rank, e.occurred_at, e.dedupe_key, e.effect,
+              e.provider, e.esp_message_id""",
+    )
+
+
+_MATCH: Final = _match("TRUE")
+_MATCH_OF: Final = _match("(e.provider, e.esp_message_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]))")

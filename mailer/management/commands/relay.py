@@ -1,0 +1,67 @@
+"""The relay: sweeps and sends without any broker."""
+
+import signal
+import threading
+from argparse import ArgumentParser
+from typing import Any
+
+import structlog
+from django.core.management.base import BaseCommand
+from django.db import OperationalError, connection
+from django.db.utils import InterfaceError
+
+from mailer import outbox, sender
+
+log = structlog.get_logger(__name__)
+
+# Seconds before the database is tried again.
+DATABASE_DOWN = 2.0
+
+
+class Command(BaseCommand):
+    """Listen for new messages, sweep at intervals, send what is due. Any number may run; ends on SIGTERM or Ctrl-C."""
+
+    help = "Send mail without a broker: listen for new messages, sweep, drain. Any number may run at once."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Take the interval."""
+        parser.add_argument(
+            "--interval",
+            type=float,
+            default=5.0,
+            metavar="SECONDS",
+            help="the longest time between two sweeps (default: %(default)s)",
+        )
+        parser.add_argument("--once", action="store_true", help="sweep and drain once, then exit")
+
+    def handle(self, *, interval: float, once: bool, **_: Any) -> None:
+        """Run until told to stop."""
+        if once:
+            outbox.sweep()
+            sender.drain()
+            return
+        stop = threading.Event()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, lambda *_: stop.set())
+        log.info("relay_started", interval=interval)
+        while not stop.is_set():
+            try:
+                self._serve(stop, interval)
+            except (OperationalError, InterfaceError) as error:
+                log.warning("database_lost", error_class=type(error).__name__)
+                connection.close()
+                stop.wait(DATABASE_DOWN)
+        log.info("relay_stopped")
+
+    @staticmethod
+    def _serve(stop: threading.Event, interval: float) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"LISTEN {outbox.CHANNEL}")
+        session = connection.connection
+        while not stop.is_set():
+            outbox.sweep()
+            sender.drain()
+            for _ in range(max(1, round(interval / 0.5))):
+                # Short waits, so that a signal to stop is heeded soon.
+                if stop.is_set() or list(session.notifies(timeout=0.5, stop_after=1)):
+                    break

@@ -1,0 +1,219 @@
+"""The outbox, and what became of what was in it."""
+
+from typing import ClassVar
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+from uuid_utils.compat import uuid7
+
+from mailer import status
+
+MAX_ADDRESS = 254
+
+
+class Message(models.Model):
+    """One mail to send. Written with its cause, moved by `mailer.outbox` alone.
+
+    Its id is also what the provider gets as idempotency key and in the metadata.
+    """
+
+    class State(models.TextChoices):
+        """Where a message stands on its way out."""
+
+        PENDING = "pending", _("pending")
+        LEASED = "leased", _("taken by a worker")
+        SENDING = "sending", _("request under way")
+        RETRY = "retry", _("waits to be tried again")
+        UNKNOWN = "unknown", _("may have been accepted")
+        SENT = "sent", _("accepted by the provider")
+        DEAD = "dead", _("given up")
+        EXPIRED = "expired", _("expired unsent")
+        CANCELLED = "cancelled", _("cancelled")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    kind = models.CharField(max_length=64)
+    dedupe_key = models.CharField(max_length=200, unique=True)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="messages")
+    correlation_id = models.CharField(max_length=64, blank=True)
+    locale = models.CharField(max_length=16, default="en")
+
+    state = models.CharField(max_length=16, choices=State, default=State.PENDING)
+    priority = models.PositiveSmallIntegerField(default=20, help_text=_("Lower goes first."))
+    created_at = models.DateTimeField(db_default=Now())
+    run_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    token = models.PositiveIntegerField(default=0, help_text=_("Counts the claims; fences late writers."))
+    lease_owner = models.CharField(max_length=100, blank=True)
+    lease_until = models.DateTimeField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0, help_text=_("Attempts that count against the limit."))
+    crashes = models.PositiveSmallIntegerField(default=0, help_text=_("Leases that ran out."))
+    first_ambiguous_at = models.DateTimeField(null=True)
+
+    provider = models.CharField(max_length=32, blank=True, help_text=_("Pinned at the first intent."))
+    context = models.JSONField(default=dict)
+    content = models.JSONField(null=True, help_text=_("Rendered and frozen at the first intent."))
+    secret = models.BooleanField(default=False, help_text=_("The content is erased once the message has ended."))
+    error_class = models.CharField(max_length=64, blank=True)
+
+    class Meta:
+        verbose_name = _("message")
+        verbose_name_plural = _("messages")
+        indexes: ClassVar = [
+            models.Index(
+                fields=["priority", "run_at", "id"],
+                condition=Q(state__in=["pending", "retry"]),
+                name="message_due",
+            ),
+            models.Index(
+                fields=["lease_until"],
+                condition=Q(state__in=["leased", "sending"]),
+                name="message_leased",
+            ),
+            models.Index(
+                fields=["expires_at"],
+                condition=Q(state__in=["pending", "retry"]),
+                name="message_expiring",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.pk}"
+
+
+class Attempt(models.Model):
+    """One intent to send one message, committed before the request leaves. Append-only but for its outcome."""
+
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="tries")
+    token = models.PositiveIntegerField(help_text=_("The message's token at the time: one attempt a claim."))
+    provider = models.CharField(max_length=32)
+    started_at = models.DateTimeField(db_default=Now())
+    finished_at = models.DateTimeField(null=True)
+    outcome = models.CharField(max_length=16, blank=True, help_text=_("A verdict; empty while under way."))
+    http_status = models.PositiveSmallIntegerField(null=True)
+    error_class = models.CharField(max_length=64, blank=True)
+
+    class Meta:
+        verbose_name = _("attempt")
+        verbose_name_plural = _("attempts")
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["message", "token"], name="attempt_once_per_claim"),
+        ]
+
+    def __str__(self) -> str:
+        return f"attempt {self.token} of {self.message_id}"
+
+
+class DeliveryStatus(models.Model):
+    """One message to one recipient, and the fold of all events about it. Written by `mailer.ledger` alone."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="deliveries")
+    # Of the message, repeated so that lists need no join.
+    kind = models.CharField(max_length=64)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="deliveries")
+    recipient = models.CharField(max_length=MAX_ADDRESS)
+    recipient_canonical = models.CharField(max_length=MAX_ADDRESS)
+    created_at = models.DateTimeField(db_default=Now())
+    updated_at = models.DateTimeField(db_default=Now())
+
+    provider = models.CharField(max_length=32, blank=True)
+    # The provider's id, by Anymail's name for it; in the database it must not collide with the foreign key's column.
+    esp_message_id = models.CharField(max_length=255, blank=True)
+
+    # The event that decides: its status, rank, time and key.
+    status = models.CharField(max_length=16, choices=status.CHOICES)
+    status_rank = models.SmallIntegerField()
+    status_at = models.DateTimeField()
+    status_key = models.CharField(max_length=64)
+
+    sent_at = models.DateTimeField(null=True)
+    delivered_at = models.DateTimeField(null=True)
+    opened_at = models.DateTimeField(null=True, help_text=_("The first time."))
+    clicked_at = models.DateTimeField(null=True, help_text=_("The first time."))
+    unsubscribed_at = models.DateTimeField(null=True, help_text=_("The first time."))
+    open_count = models.PositiveIntegerField(default=0)
+    click_count = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        verbose_name = _("delivery")
+        verbose_name_plural = _("deliveries")
+        permissions: ClassVar = [("view_recipient", "Can see whole addresses of recipients")]
+        indexes: ClassVar = [
+            models.Index(fields=["status", "-id"], name="delivery_by_status"),
+            models.Index(fields=["kind", "-id"], name="delivery_by_kind"),
+            models.Index(fields=["user", "-id"], name="delivery_by_user"),
+            models.Index(fields=["recipient_canonical", "-id"], name="delivery_by_recipient"),
+            models.Index(fields=["created_at"], name="delivery_by_time"),
+            models.Index(
+                fields=["provider", "esp_message_id"],
+                condition=~Q(esp_message_id=""),
+                name="delivery_by_esp_message_id",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"delivery {self.pk}"
+
+    @property
+    def masked_recipient(self) -> str:
+        """The recipient for those who may not see it: `a***@example.org`."""
+        local, at, domain = self.recipient.rpartition("@")
+        return f"{local[:1]}***{at}{domain}"
+
+
+class DeliveryEvent(models.Model):
+    """One fact about one delivery, from us or from the provider. Written by `mailer.ledger` alone."""
+
+    class Source(models.TextChoices):
+        """Who said so."""
+
+        SENDER = "sender", _("our sender")
+        WEBHOOK = "webhook", _("a webhook")
+        POLL = "poll", _("the provider, asked")
+
+    class Effect(models.TextChoices):
+        """What the event did to the status when it came."""
+
+        CHANGED = "changed", _("changed the status")
+        CONFIRMED = "confirmed", _("said the same, later")
+        OUTRANKED = "outranked", _("a greater event stood already")
+        NONE = "none", _("says nothing about the status")
+        PARKED = "parked", _("its delivery is not known yet")
+
+    delivery = models.ForeignKey(DeliveryStatus, null=True, on_delete=models.CASCADE, related_name="events")
+    event_type = models.CharField(max_length=32)
+    status = models.CharField(max_length=16, blank=True, choices=status.CHOICES)
+    rank = models.SmallIntegerField()
+    occurred_at = models.DateTimeField()
+    recorded_at = models.DateTimeField(db_default=Now())
+    source = models.CharField(max_length=16, choices=Source)
+    effect = models.CharField(max_length=16, choices=Effect)
+    dedupe_key = models.CharField(max_length=64, unique=True, help_text=_("SHA-256 in hex."))
+
+    provider = models.CharField(max_length=32, blank=True)
+    esp_message_id = models.CharField(max_length=255, blank=True)
+    esp_event_id = models.CharField(max_length=255, blank=True)
+    recipient_canonical = models.CharField(max_length=MAX_ADDRESS, blank=True)
+    reject_reason = models.CharField(max_length=32, blank=True)
+    detail = models.TextField(blank=True, help_text=_("What the receiving server or the provider said."))
+    receipt_id = models.UUIDField(null=True, help_text=_("The webhook receipt it came in."))
+
+    class Meta:
+        verbose_name = _("event")
+        verbose_name_plural = _("events")
+        indexes: ClassVar = [
+            models.Index(fields=["delivery", "occurred_at"], name="event_by_delivery"),
+            models.Index(
+                fields=["provider", "esp_message_id"],
+                condition=Q(delivery=None),
+                name="event_parked",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.event_type} {self.pk}"

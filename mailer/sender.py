@@ -1,0 +1,298 @@
+"""Claim, send over kept-alive connections, record outcomes as they come.
+
+Only the caller's thread speaks to the database. The pool's threads speak to providers: Anymail builds each payload and
+reads each answer, over a session that a thread keeps open for as long as the process lives.
+"""
+
+import functools
+import logging
+import os
+import random
+import socket
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import requests
+import structlog
+from anymail.backends.base_requests import AnymailRequestsBackend
+from anymail.exceptions import AnymailError
+from anymail.message import AnymailMessage, AnymailRecipientStatus, AnymailStatus
+from anymail.signals import post_send
+from django.conf import settings
+from django.core.mail import get_connection
+
+from mailer import kinds, outbox, routing
+from mailer.exceptions import MailerError, RenderError
+from mailer.ledger import Fact, own_fact
+from mailer.models import Message
+from mailer.outbox import EVENT_OF_STATE, Claimed, Outcome, Recipient
+from mailer.providers import Provider
+from mailer.verdicts import Verdict, of_error, of_status
+
+log = structlog.get_logger(__name__)
+State = Message.State
+
+# Seconds: to connect, and to wait for each part of the answer.
+TIMEOUT: Final = (3.0, 10.0)
+
+# Retry with full jitter: uniform(0, min(LONGEST, FIRST * 2**n)) seconds, until one of the limits.
+FIRST: Final = 2.0
+LONGEST: Final = 15 * 60.0
+MAX_ATTEMPTS: Final = 12
+MAX_AGE: Final = 24 * 3600.0
+
+# Seconds before the next try where the provider told us to wait, or where it would not know us.
+THROTTLED: Final = 1.0
+MISCONFIGURED: Final = 60.0
+
+# Anymail's word for what the provider says of a recipient at once -> the event.
+EVENT_OF_ANSWER: Final = {"rejected": "rejected", "invalid": "rejected", "failed": "failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a provider said to one request, or that it said nothing.
+
+    `recipients` holds Anymail's reading for each address; it is empty where there was none to read. `retry_after`
+    is in seconds.
+    """
+
+    verdict: Verdict
+    http_status: int | None = None
+    error_class: str = ""
+    retry_after: float | None = None
+    recipients: dict[str, AnymailRecipientStatus] | None = None
+
+
+def drain() -> int:
+    """Send all that is due, and return how many messages that was.
+
+    Safe to run in any number of processes. When it is killed, at most what was in flight is in doubt.
+    """
+    concurrency: int = settings.MAIL_CONCURRENCY
+    pool = _pool(os.getpid(), concurrency)
+    under_way: dict[Future[Answer], tuple[Claimed, Provider]] = {}
+    taken = 0
+    while True:
+        claims = outbox.claim(_owner(), concurrency - len(under_way))
+        taken += len(claims)
+        for claim, provider in _intend(claims):
+            under_way[pool.submit(post, provider, claim)] = (claim, provider)
+        if not under_way:
+            if claims:
+                continue  # all of them ended before any request: there may be more
+            return taken
+        done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+        _settle([_conclude(*under_way.pop(future), future.result()) for future in done])
+
+
+@functools.cache
+def _pool(_pid: int, size: int) -> ThreadPoolExecutor:
+    """Return this process's threads; they, and their connections, live on between drains."""
+    return ThreadPoolExecutor(size, thread_name_prefix="sender")
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"[:100]
+
+
+def _intend(claims: Sequence[Claimed]) -> Iterable[tuple[Claimed, Provider]]:
+    """Render and route what was claimed, settle what cannot go, and commit the intent for the rest."""
+    ready: dict[UUID, tuple[Claimed, Provider]] = {}
+    refused: list[tuple[Claimed, Outcome]] = []
+    for claim in claims:
+        try:
+            provider = routing.choose(claim.message)
+            if claim.doubted_for is not None and claim.doubted_for >= provider.key_lifetime.total_seconds():
+                refused.append(_ended(claim, State.UNKNOWN, "key_expired"))
+                continue
+            claim.message.provider = provider.name
+            claim.message.content = claim.message.content or kinds.render(claim.message)
+            ready[claim.message.pk] = (claim, provider)
+        except RenderError as error:
+            refused.append(_ended(claim, State.DEAD, "does_not_render", reason=str(error)))
+        except MailerError as error:
+            refused.append(_ended(claim, State.DEAD, "not_routable", reason=str(error)))
+    if refused:
+        _settle(refused)
+    return [ready[going.message.pk] for going in outbox.intend([claim for claim, _ in ready.values()])] if ready else []
+
+
+def post(provider: Provider, claim: Claimed) -> Answer:
+    """Make one request, and say what the answer means. Touches no database; raises nothing a provider can cause."""
+    backend = _backend(provider.name, provider.backend)
+    email = _email(claim)
+    try:
+        if not backend.run_pre_send(email):
+            return Answer(Verdict.PERMANENT, error_class="cancelled_by_receiver")
+        payload = backend.build_message_payload(email, backend.send_defaults)
+        if provider.idempotency_header:
+            payload.headers[provider.idempotency_header] = str(claim.message.pk)
+        parameters = payload.get_request_params(backend.api_url)
+    except AnymailError as error:
+        return Answer(Verdict.PERMANENT, error_class=type(error).__name__)
+    try:
+        response = backend.session.request(**{**parameters, "timeout": TIMEOUT})
+    except requests.RequestException as error:
+        return Answer(of_error(error), error_class=type(error).__name__)
+    return _read(provider, backend, payload, email, response)
+
+
+def _read(
+    provider: Provider,
+    backend: AnymailRequestsBackend,
+    payload: Any,
+    email: AnymailMessage,
+    response: requests.Response,
+) -> Answer:
+    verdict = of_status(response.status_code, provider.refusals)
+    error_class = "" if verdict is Verdict.ACCEPTED else f"http_{response.status_code}"
+    recipients: dict[str, AnymailRecipientStatus] = {}
+    if verdict in {Verdict.ACCEPTED, Verdict.PERMANENT}:
+        try:
+            recipients = backend.parse_recipient_status(response, payload, email)
+        except AnymailError:
+            # Accepted is accepted, readable or not; a refusal that names no recipient refuses all of them.
+            error_class = error_class or "unreadable_answer"
+    if verdict is Verdict.ACCEPTED:
+        email.anymail_status = AnymailStatus()
+        email.anymail_status.set_recipient_status(recipients)
+        post_send.send_robust(type(backend), message=email, status=email.anymail_status, esp_name=backend.esp_name)
+    return Answer(verdict, response.status_code, error_class, _retry_after(response), recipients)
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """Return the seconds a provider asks us to wait; providers send a number, never a date (RFC 9110 10.2.3)."""
+    value = response.headers.get("Retry-After", "")
+    return min(float(value), LONGEST) if value.isdecimal() else None
+
+
+_thread = threading.local()
+
+
+def _backend(name: str, path: str) -> AnymailRequestsBackend:
+    """Return this thread's backend for a provider, its session open: a new one costs a TLS handshake."""
+    backends: dict[str, AnymailRequestsBackend] = _thread.__dict__.setdefault("backends", {})
+    if name not in backends:
+        backends[name] = get_connection(path)
+        backends[name].open()
+    return backends[name]
+
+
+def _email(claim: Claimed) -> AnymailMessage:
+    message, content = claim.message, claim.message.content or {}
+    email = AnymailMessage(
+        subject=content["subject"],
+        body=content["text"],
+        from_email=content["from_email"],
+        to=[recipient.address for recipient in claim.recipients],
+        tags=[message.kind],
+        metadata={"message_id": str(message.pk), "correlation_id": message.correlation_id},
+    )
+    email.attach_alternative(content["html"], "text/html")
+    return email
+
+
+def _conclude(claim: Claimed, provider: Provider, answer: Answer) -> tuple[Claimed, Outcome]:
+    """Decide what follows from an answer."""
+    message = claim.message
+    repeatable = provider.idempotency_header is not None
+    doubted = claim.doubted_for is not None or (answer.verdict is Verdict.AMBIGUOUS)
+    charged = answer.verdict in {Verdict.NOT_SENT, Verdict.AMBIGUOUS}
+    match answer.verdict:
+        case Verdict.ACCEPTED:
+            state = State.SENT
+        case Verdict.PERMANENT:
+            state = State.DEAD
+        case Verdict.AMBIGUOUS if not repeatable:
+            state = State.UNKNOWN
+        case _ if message.attempts + charged >= MAX_ATTEMPTS or claim.age >= MAX_AGE:
+            state = State.UNKNOWN if doubted else State.DEAD
+        case _:
+            state = State.RETRY
+    return claim, Outcome(
+        message_id=message.pk,
+        token=message.token,
+        state=state,
+        verdict=answer.verdict,
+        charged=charged,
+        delay=_delay(answer, message.attempts),
+        http_status=answer.http_status,
+        error_class=answer.error_class,
+        facts=_facts(claim, provider, answer, state),
+    )
+
+
+def _delay(answer: Answer, attempts: int) -> float:
+    match answer.verdict:
+        case Verdict.THROTTLED:
+            return answer.retry_after or THROTTLED
+        case Verdict.CONFIGURATION:
+            return MISCONFIGURED
+        case _:
+            return random.uniform(0, min(LONGEST, FIRST * 2**attempts))  # noqa: S311  # jitter, no secret
+
+
+def _facts(claim: Claimed, provider: Provider, answer: Answer, state: str) -> tuple[Fact, ...]:
+    if state not in {State.SENT, State.DEAD}:
+        return _told(claim, EVENT_OF_STATE[state], answer.error_class)
+    otherwise = "sent" if state == State.SENT else "failed"
+    return tuple(
+        own_fact(
+            EVENT_OF_ANSWER.get(said.status, otherwise) if said else otherwise,
+            recipient.delivery_id,
+            claim.message.token,
+            provider=provider.name,
+            esp_message_id=str(said.message_id or "") if said else "",
+            detail=answer.error_class,
+        )
+        for recipient in claim.recipients
+        for said in [_said_of(recipient, answer, alone=len(claim.recipients) == 1)]
+    )
+
+
+def _said_of(recipient: Recipient, answer: Answer, *, alone: bool) -> AnymailRecipientStatus | None:
+    said = {address.casefold(): status for address, status in (answer.recipients or {}).items()}
+    found = said.get(recipient.address.casefold())
+    # Anymail names a lone recipient as it encoded it for the wire, which may differ from what was asked for.
+    return found or (next(iter(said.values())) if alone and len(said) == 1 else None)
+
+
+def _told(claim: Claimed, event_type: str, detail: str) -> tuple[Fact, ...]:
+    return tuple(
+        own_fact(event_type, recipient.delivery_id, claim.message.token, detail=detail)
+        for recipient in claim.recipients
+    )
+
+
+def _ended(claim: Claimed, state: str, error_class: str, reason: str = "") -> tuple[Claimed, Outcome]:
+    """Return the outcome of a claim for which no request is made."""
+    return claim, Outcome(
+        message_id=claim.message.pk,
+        token=claim.message.token,
+        state=state,
+        error_class=error_class,
+        facts=_told(claim, EVENT_OF_STATE[state], reason or error_class),
+    )
+
+
+def _settle(outcomes: Sequence[tuple[Claimed, Outcome]]) -> None:
+    """Write outcomes, and log each with the id that runs through the whole story."""
+    outbox.settle([outcome for _, outcome in outcomes])
+    for claim, outcome in outcomes:
+        log.log(
+            logging.INFO if outcome.state == State.SENT else logging.WARNING,
+            outbox.LOG_EVENT[outcome.state],
+            message_id=str(outcome.message_id),
+            kind=claim.message.kind,
+            correlation_id=claim.message.correlation_id,
+            provider=claim.message.provider,
+            esp_message_ids=[fact.esp_message_id for fact in outcome.facts if fact.esp_message_id],
+            attempt=outcome.token,
+            http_status=outcome.http_status,
+            error_class=outcome.error_class,
+        )

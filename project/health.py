@@ -1,0 +1,59 @@
+"""Whether the service lives, and whether it can do its work."""
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import current_app
+from django.db import Error as DatabaseError
+from django.db import connection
+from django.http import HttpRequest, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from kombu.exceptions import OperationalError
+
+from mailer import outbox
+
+# Seconds that a probe gives the broker.
+PATIENCE = 1.0
+
+
+@require_safe
+@never_cache
+def healthz(_: HttpRequest) -> JsonResponse:
+    """Say that the process answers: 200, whatever else is down."""
+    return JsonResponse({"status": "ok"})
+
+
+@require_safe
+@never_cache
+def readyz(_: HttpRequest) -> JsonResponse:
+    """Say what works: 503 only without the database, since without the broker mail is merely slower.
+
+    `oldest_due_seconds` is how long the message that is due longest has waited; null where none waits.
+    """
+    checks: dict[str, Any] = {"database": _works(_ask_database), "broker": _works(_ask_broker)}
+    ready = checks["database"] == "ok"
+    checks["oldest_due_seconds"] = outbox.oldest_due() if ready else None
+    checks["status"] = "ok" if ready else "unavailable"
+    return JsonResponse(checks, status=200 if ready else 503, headers={} if ready else {"Retry-After": "5"})
+
+
+def _works(ask: Callable[[], object]) -> str:
+    try:
+        ask()
+    except (DatabaseError, OperationalError, OSError) as error:
+        return type(error).__name__
+    return "ok"
+
+
+def _ask_database() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def _ask_broker() -> None:
+    options = {"socket_timeout": PATIENCE, "socket_connect_timeout": PATIENCE, "max_retries": 0}
+    with current_app.connection_for_read(connect_timeout=PATIENCE, transport_options=options) as broker:
+        broker.ensure_connection(max_retries=1, interval_start=0, timeout=1)
+        if broker.transport.driver_type == "redis":
+            broker.default_channel.client.ping()  # type: ignore[attr-defined]  # of kombu's Redis channel

@@ -1,0 +1,92 @@
+"""One formatter for structlog and the standard library: JSON lines, or colours on a terminal."""
+
+import re
+from typing import Any, Literal
+
+import structlog
+from django.http import HttpRequest
+from django_structlog.middlewares import RequestMiddleware
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+# Anything that looks like an address, so that no driver's error text or traceback carries one into a log.
+ADDRESS = re.compile(r"[^\s\"'<>()\[\]{}=,;:|/\\]+@[^\s\"'<>()\[\]{}=,;:|/\\@]+")
+TOKEN = re.compile(r"(token=|Token |Bearer |Basic )[\w.:~+/=-]+")
+
+
+def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Replace addresses and tokens in every value: the last guard, after not logging them at all."""
+    return {key: _redacted(value) for key, value in event.items()}
+
+
+def _redacted(value: Any) -> Any:
+    match value:
+        case str():
+            return TOKEN.sub(r"\1<token>", ADDRESS.sub("<address>", value))
+        case dict():
+            return {_redacted(key): _redacted(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_redacted(item) for item in value]
+        case bool() | int() | float() | None:
+            return value
+        case _:
+            return _redacted(str(value))
+
+
+SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+]
+
+
+def configure(*, level: str, style: Literal["json", "console"]) -> dict[str, Any]:
+    """Configure structlog and return the `LOGGING` dictionary that sends the standard library the same way."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *SHARED,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    renderer: Processor = (
+        structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer()
+    )
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "structured": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "foreign_pre_chain": SHARED,
+                "processors": [
+                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    structlog.processors.format_exc_info,
+                    redact,
+                    renderer,
+                ],
+            }
+        },
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
+        "root": {"handlers": ["stderr"], "level": level},
+        "loggers": {
+            # Their own lines repeat what the request and task lines say.
+            "django.server": {"level": "WARNING"},
+            "celery.app.trace": {"level": "WARNING"},
+            "celery.worker.strategy": {"level": "WARNING"},
+            "urllib3": {"level": "WARNING"},
+        },
+    }
+
+
+class RequestLogMiddleware(RequestMiddleware):
+    """django-structlog's request lines without the query: it may hold a link's token or an address."""
+
+    @staticmethod
+    def format_request(request: HttpRequest) -> str:
+        """Name the request by method and path alone."""
+        return f"{request.method} {request.path}"

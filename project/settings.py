@@ -1,0 +1,288 @@
+"""Settings, all of them from the environment.
+
+Every value may also come from a file: `SECRET_KEY_FILE=/run/secrets/key` is read for `SECRET_KEY`.
+A missing or contradictory one raises `ImproperlyConfigured` with one line that says what to do.
+"""
+
+import base64
+import binascii
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import django_stubs_ext
+import environ
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.translation import gettext_lazy as _
+
+from project.logging import configure
+
+django_stubs_ext.monkeypatch()  # lets Django's generic classes be subscripted at run time
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.FileAwareEnv()
+
+DEBUG = env.bool("DEBUG", default=False)
+SECRET_KEY = env.str("SECRET_KEY")
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
+
+# Where people reach this service; the links in mails start with it.
+PUBLIC_URL = env.str("PUBLIC_URL").rstrip("/")
+_public = urlsplit(PUBLIC_URL)
+if _public.scheme not in {"http", "https"} or not _public.hostname or _public.path:
+    raise ImproperlyConfigured(f"PUBLIC_URL must look like https://accounts.example.com, not {PUBLIC_URL!r}")
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[_public.hostname])
+
+INSTALLED_APPS = [
+    "api",
+    "webhooks",
+    "mailer",
+    "users",
+    "rest_framework",
+    "knox",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "anymail",
+    "django_structlog",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+]
+MIDDLEWARE = [
+    "project.logging.RequestLogMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "project.urls"
+WSGI_APPLICATION = "project.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+# --- Data ---------------------------------------------------------------------------------------------
+
+_database: dict[str, Any] = dict(env.db("DATABASE_URL"))
+if _database["ENGINE"] != "django.db.backends.postgresql":
+    raise ImproperlyConfigured("DATABASE_URL must name a PostgreSQL database: postgresql://user:password@host/name")
+_database["HOST"] = unquote(_database["HOST"])  # a socket's directory comes percent-encoded
+_pool_size = env.int("DATABASE_POOL_SIZE", default=0)
+if _pool_size:
+    # For web processes: a thread a request. Workers hold one connection each and need no pool.
+    _database["OPTIONS"] = {"pool": {"min_size": 1, "max_size": _pool_size, "timeout": 5}}
+else:
+    _database["CONN_MAX_AGE"] = 300
+    _database["CONN_HEALTH_CHECKS"] = True
+_database.setdefault("OPTIONS", {})["connect_timeout"] = 3
+DATABASES = {"default": _database}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+REDIS_URL = env.str("REDIS_URL")
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "OPTIONS": {"socket_timeout": 1, "socket_connect_timeout": 1},
+    }
+}
+
+# --- People -------------------------------------------------------------------------------------------
+
+AUTH_USER_MODEL = "users.User"
+# OWASP's Argon2id parameters (Password Storage Cheat Sheet: 19 MiB, t=2, p=1); the others read old hashes.
+PASSWORD_HASHERS = [
+    "users.hashers.Argon2idHasher",
+    "django.contrib.auth.hashers.Argon2PasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {
+        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
+        "OPTIONS": {"min_length": 12},
+    },
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+EMAIL_CHALLENGE_LIFETIME = timedelta(hours=env.float("EMAIL_CHALLENGE_HOURS", default=8))
+LOGIN_URL = "/admin/login/"
+
+# --- Mail ---------------------------------------------------------------------------------------------
+
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL")
+SITE_NAME = env.str("SITE_NAME", default=_public.hostname)
+# In order of preference; each name is a module of `mailer.providers`.
+MAIL_PROVIDERS: list[str] = env.list("MAIL_PROVIDERS")
+# Requests a worker process has under way at once.
+MAIL_CONCURRENCY = env.int("MAIL_CONCURRENCY", default=8)
+
+# Anymail's own setting names, from the environment: ANYMAIL_POSTMARK_SERVER_TOKEN=... and so on.
+ANYMAIL: dict[str, Any] = {
+    name.removeprefix("ANYMAIL_"): env.str(name)
+    for name in (
+        "ANYMAIL_POSTMARK_SERVER_TOKEN",
+        "ANYMAIL_POSTMARK_API_URL",
+        "ANYMAIL_POSTMARK_MESSAGE_STREAM",
+        "ANYMAIL_RESEND_API_KEY",
+        "ANYMAIL_RESEND_API_URL",
+    )
+    if name in env.ENVIRON or f"{name}_FILE" in env.ENVIRON
+}
+
+# What each provider signs its webhooks with; two, comma-separated, while one replaces the other.
+WEBHOOK_SECRETS: dict[str, list[str]] = {
+    provider: env.list(f"WEBHOOK_SECRET_{provider.upper()}", default=[]) for provider in MAIL_PROVIDERS
+}
+WEBHOOK_MAX_BYTES = 10 * 1024 * 1024
+DATA_UPLOAD_MAX_MEMORY_SIZE = WEBHOOK_MAX_BYTES
+
+
+def _is_basic_auth(secret: str) -> bool:
+    user, colon, password = secret.partition(":")
+    return bool(user and colon and password)
+
+
+def _is_svix_secret(secret: str) -> bool:
+    try:
+        return secret.startswith("whsec_") and bool(base64.b64decode(secret[6:], validate=True))
+    except binascii.Error:
+        return False
+
+
+# Provider: (the Anymail setting it cannot do without, what its webhook secret is, how that looks).
+_PROVIDER_NEEDS = {
+    "postmark": ("POSTMARK_SERVER_TOKEN", _is_basic_auth, "user:password"),
+    "resend": ("RESEND_API_KEY", _is_svix_secret, "whsec_ and base64"),
+}
+if not MAIL_PROVIDERS:
+    raise ImproperlyConfigured("MAIL_PROVIDERS names no provider, e.g. MAIL_PROVIDERS=postmark,resend")
+for _provider in MAIL_PROVIDERS:
+    if _provider not in _PROVIDER_NEEDS:
+        raise ImproperlyConfigured(f"MAIL_PROVIDERS: {_provider!r} is not one of {', '.join(_PROVIDER_NEEDS)}")
+    _key, _is_secret, _looks = _PROVIDER_NEEDS[_provider]
+    if not ANYMAIL.get(_key):
+        raise ImproperlyConfigured(f"Set ANYMAIL_{_key}: MAIL_PROVIDERS names {_provider}")
+    _secrets = WEBHOOK_SECRETS[_provider]
+    if not _secrets or not all(map(_is_secret, _secrets)):
+        raise ImproperlyConfigured(f"Set WEBHOOK_SECRET_{_provider.upper()} ({_looks}): its webhooks need it")
+
+# --- Hints --------------------------------------------------------------------------------------------
+
+CELERY_BROKER_URL = env.str("CELERY_BROKER_URL")
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # a worker waits for its broker for ever
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_STORE_EAGER_RESULT = False
+CELERY_TASK_PUBLISH_RETRY = False
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 15
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
+CELERY_TASK_TIME_LIMIT = 600
+# A hint that waited a minute is stale: the sweep has long seen to its work.
+CELERY_TASK_DEFAULT_EXPIRES = 60
+SWEEP_SECONDS = env.float("SWEEP_SECONDS", default=5)
+CELERY_BEAT_SCHEDULE = {
+    "sweep": {
+        "task": "mailer.tasks.sweep",
+        "schedule": SWEEP_SECONDS,
+        "options": {"expires": SWEEP_SECONDS},
+    }
+}
+
+# --- The REST face ------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["knox.auth.TokenAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_PAGINATION_CLASS": "api.pagination.NewestFirst",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "api.problems.handle",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+REST_KNOX = {
+    "TOKEN_TTL": timedelta(days=30),
+    "AUTO_REFRESH": False,
+    "USER_SERIALIZER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": SITE_NAME,
+    "DESCRIPTION": "Register, verify an address, and ask what became of every mail.",
+    "VERSION": "1.0.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {"DeliveryStatusEnum": "mailer.status.CHOICES"},
+}
+
+# --- Security -----------------------------------------------------------------------------------------
+
+_https = _public.scheme == "https"
+SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=_https)
+SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # probes come over plain HTTP from inside
+SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000 if _https else 0)
+if env.bool("BEHIND_TLS_PROXY", default=False):
+    # Only true behind a proxy that sets, and never passes on, this header.
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SILENCED_SYSTEM_CHECKS = [
+    # HSTS for subdomains and preloading bind a whole domain: not this service's to decide.
+    "security.W005",
+    "security.W021",
+]
+
+# --- The rest -----------------------------------------------------------------------------------------
+
+LOGGING = configure(
+    level=env.str("LOG_LEVEL", default="INFO"),
+    style=env.str("LOG_FORMAT", default="json"),
+)
+# An id from outside could be anything; ours is the one that the logs are searched for.
+DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = False
+DJANGO_STRUCTLOG_TRUST_UPSTREAM_CORRELATION_ID = False
+DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False
+DJANGO_STRUCTLOG_CELERY_ENABLED = True
+
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", _("English"))]
+USE_I18N = True
+USE_TZ = True
+TIME_ZONE = "UTC"
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+if DEBUG:
+    # Served straight from the apps, so that nothing has to be collected first.
+    WHITENOISE_USE_FINDERS = True
+    STORAGES["staticfiles"] = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}

@@ -1,0 +1,39 @@
+"""The canonical form of an address: what makes two spellings one person's."""
+
+import unicodedata
+
+import idna
+from django.core.exceptions import ValidationError
+from django.core.validators import validate_email
+from django.utils.translation import gettext_lazy as _
+
+MAX_LENGTH = 254  # RFC 5321 4.5.3.1.3: a path of 256 octets, less its angle brackets
+
+
+def canonical(address: str) -> str:
+    """Return the address in NFKC, case-folded, its domain in IDNA 2008 form.
+
+    Two addresses with one canonical form are one account's. Raises `ValidationError` for what is no address.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", address.strip()).casefold())
+    local, at, domain = folded.rpartition("@")
+    try:
+        # UTS 46 mapping, as browsers and mail programs do it before the lookup.
+        result = f"{local}{at}{idna.encode(domain, uts46=True).decode('ascii')}"
+    except UnicodeError as error:  # idna.IDNAError is one
+        raise ValidationError(_("Enter a valid email address."), code="invalid") from error
+    validate_email(result if result.isascii() else f"{'x' * len(local)}{at}{result.rpartition('@')[2]}")
+    if len(result) > MAX_LENGTH or not result.isprintable():
+        raise ValidationError(_("Enter a valid email address."), code="invalid")
+    return result
+
+
+def loosely_canonical(address: str) -> str:
+    """Return the canonical form, or the case-folded text where a provider reports something else.
+
+    For matching what comes from outside against what we sent; never raises.
+    """
+    try:
+        return canonical(address)
+    except ValidationError:
+        return address.strip().casefold()

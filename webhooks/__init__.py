@@ -1,0 +1,1 @@
+"""Coming in: the inbox of the providers' reports."""

@@ -1,0 +1,37 @@
+"""The inbox, to look at."""
+
+from typing import Any
+
+from django.contrib import admin
+
+from webhooks.models import WebhookReceipt
+
+
+@admin.register(WebhookReceipt)
+class WebhookReceiptAdmin(admin.ModelAdmin[WebhookReceipt]):
+    """Receipts, newest first. Nobody writes them by hand."""
+
+    list_display = ("id", "provider", "received_at", "state", "events", "new_events", "error")
+    list_filter = ("state", "provider")
+    search_fields = ("id", "request_id")
+    fields = ("provider", "received_at", "request_id", "state", "error", "events", "new_events", "text")
+    readonly_fields = ("text",)
+    ordering = ("-id",)
+    show_full_result_count = False
+
+    @admin.display(description="body")
+    def text(self, receipt: WebhookReceipt) -> str:
+        """Show the body as text."""
+        return bytes(receipt.body).decode("utf-8", "replace")
+
+    def has_add_permission(self, *_: Any) -> bool:
+        """Refuse."""
+        return False
+
+    def has_change_permission(self, *_: Any) -> bool:
+        """Refuse."""
+        return False
+
+    def has_delete_permission(self, *_: Any) -> bool:
+        """Refuse."""
+        return False

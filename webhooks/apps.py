@@ -1,0 +1,9 @@
+"""Registers the app."""
+
+from django.apps import AppConfig
+
+
+class WebhooksConfig(AppConfig):
+    """The app that hears what providers report."""
+
+    name = "webhooks"

@@ -1,0 +1,59 @@
+"""The inbox: every SQL that moves a `WebhookReceipt`."""
+
+from collections.abc import Mapping
+
+import structlog
+from django.db import transaction
+
+from mailer import ledger, outbox
+from mailer.status import ACCEPTED_RANK, RANKS
+from webhooks import normal
+from webhooks.exceptions import Unreadable
+from webhooks.models import WebhookReceipt
+
+log = structlog.get_logger(__name__)
+
+
+@transaction.atomic
+def process(provider: str, headers: Mapping[str, str], body: bytes) -> WebhookReceipt:
+    """Store a genuine request and record what it reports, in one transaction: all of it, or nothing.
+
+    A request that cannot be read is stored as `poison`. `headers` have lower-case names. Messages are locked
+    before deliveries, as in `mailer.outbox`.
+    """
+    kept = {name: headers[name][:255] for name in normal.READERS[provider].headers if name in headers}
+    context = structlog.contextvars.get_contextvars()
+    receipt = WebhookReceipt(
+        provider=provider,
+        headers=kept,
+        body=body,
+        state=WebhookReceipt.State.PROCESSED,
+        request_id=str(context.get("request_id", ""))[:64],
+    )
+    try:
+        facts = normal.read(provider, kept, body, receipt.pk)
+    except Unreadable as error:
+        receipt.state = WebhookReceipt.State.POISON
+        receipt.error = str(error)[:200]
+        receipt.save(force_insert=True)
+        log.warning("receipt_unreadable", receipt_id=str(receipt.pk), provider=provider, error_class=receipt.error)
+        return receipt
+    outbox.confirm(
+        fact.message_id for fact in facts if fact.message_id and fact.status and RANKS[fact.status] >= ACCEPTED_RANK
+    )
+    recorded = ledger.record(facts)
+    receipt.events, receipt.new_events = len(facts), len(recorded)
+    receipt.save(force_insert=True)
+    for event in recorded:
+        log.info(
+            "event_parked" if event.effect == ledger.Effect.PARKED else "event_recorded",
+            receipt_id=str(receipt.pk),
+            provider=provider,
+            event_type=event.event_type,
+            effect=event.effect.value,
+            delivery_id=event.delivery_id and str(event.delivery_id),
+            message_id=event.message_id and str(event.message_id),
+            correlation_id=event.correlation_id,
+            status=event.new_status,
+        )
+    return receipt

@@ -1,0 +1,61 @@
+"""One door for every provider: guard, verify, store, record, 200."""
+
+import structlog
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.db import Error as DatabaseError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.request import UnreadablePostError
+from django.utils.decorators import method_decorator
+from django.views import View
+from django.views.decorators.csrf import csrf_exempt
+
+from webhooks import inbox
+from webhooks.exceptions import Rejected
+from webhooks.verification import VERIFIERS
+
+log = structlog.get_logger(__name__)
+
+
+@method_decorator(csrf_exempt, name="dispatch")
+class WebhookView(View):
+    """Take a provider's report.
+
+    200 only once it is stored, also where it cannot be read or is about a message we do not know; 401 for a bad
+    signature (403 would make Postmark stop for good, 406 Mailgun); 413 and 415 for what is never read; 503 when the
+    fault is ours, so that it comes again; 404 for a provider that is not configured.
+    """
+
+    http_method_names = ("post", "options")
+
+    def post(self, request: HttpRequest, esp: str) -> HttpResponse:
+        """Verify over the raw body, then store and record in one transaction."""
+        secrets = settings.WEBHOOK_SECRETS.get(esp)
+        if not secrets:
+            raise Http404
+        if request.headers.get("Content-Encoding", "identity").casefold() != "identity":
+            return _refused(esp, 415, "encoded_body")
+        try:
+            body = request.body
+        except RequestDataTooBig:
+            return _refused(esp, 413, "too_large")
+        except UnreadablePostError:
+            return _refused(esp, 400, "cut_off")
+        headers = {name.casefold(): value for name, value in request.headers.items()}
+        try:
+            VERIFIERS[esp](headers, body, secrets)
+        except Rejected as error:
+            return _refused(esp, 401, str(error))
+        try:
+            inbox.process(esp, headers, body)
+        except DatabaseError as error:
+            # The text of a database error may quote what was written.
+            log.error("receipt_not_stored", provider=esp, error_class=type(error).__name__)  # noqa: TRY400
+            return HttpResponse(status=503, headers={"Retry-After": "30"})
+        return HttpResponse(status=200)
+
+
+def _refused(esp: str, status: int, reason: str) -> HttpResponse:
+    log.warning("receipt_rejected", provider=esp, code=status, reason=reason)
+    headers = {"WWW-Authenticate": 'Basic realm="webhooks"'} if status == 401 else {}  # noqa: PLR2004  # RFC 9110 11.6.1
+    return HttpResponse(status=status, headers=headers)
