@@ -23,6 +23,8 @@ QUIET = 0.02
 # Seconds until the next try where the broker could not be reached, and for one publication.
 DOWN = 5.0
 TIMEOUT = 1.0
+# Seconds after which a hint is not worth a worker's time: the sweep has long seen to what it was about.
+STALE = 60
 
 # The same patience in Redis' words and in AMQP's: each transport reads its own.
 IMPATIENT = {
@@ -82,7 +84,7 @@ class Ringer:
 
 def _publish_deliver() -> None:
     with current_app.connection_for_write(connect_timeout=TIMEOUT, transport_options=IMPATIENT) as connection:
-        current_app.send_task(DELIVER, connection=connection, retry=False)
+        current_app.send_task(DELIVER, connection=connection, retry=False, expires=STALE)
 
 
 _ringer = Ringer(_publish_deliver)

@@ -128,8 +128,14 @@ def enqueue(
         if not _insert(message, run_at, expires_at, rules.lifetime.total_seconds() if rules.lifetime else None):
             return None
         ledger.open_delivery(message, recipient, event_type="scheduled" if run_at else "queued")
-        transaction.on_commit(ring, robust=True)
-    log.info("message_enqueued", message_id=str(message.pk), kind=kind, correlation_id=message.correlation_id)
+
+        def announce() -> None:
+            ids = {"message_id": str(message.pk), "correlation_id": message.correlation_id}
+            log.info("message_enqueued", kind=kind, **ids)
+            ring()
+
+        # Robust, so that no failure here fails a request whose work is done; named, since Django logs the name.
+        transaction.on_commit(announce, robust=True)
     return message
 
 

@@ -32,7 +32,8 @@ PUBLIC_URL = env.str("PUBLIC_URL").rstrip("/")
 _public = urlsplit(PUBLIC_URL)
 if _public.scheme not in {"http", "https"} or not _public.hostname or _public.path:
     raise ImproperlyConfigured(f"PUBLIC_URL must look like https://accounts.example.com, not {PUBLIC_URL!r}")
-ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[_public.hostname])
+# Health checks come from inside, by the address of the machine itself. Links never depend on the Host header.
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[_public.hostname, "127.0.0.1", "localhost"])
 
 INSTALLED_APPS = [
     "api",
@@ -88,14 +89,15 @@ _database: dict[str, Any] = dict(env.db("DATABASE_URL"))
 if _database["ENGINE"] != "django.db.backends.postgresql":
     raise ImproperlyConfigured("DATABASE_URL must name a PostgreSQL database: postgresql://user:password@host/name")
 _database["HOST"] = unquote(_database["HOST"])  # a socket's directory comes percent-encoded
+_options: dict[str, Any] = _database.setdefault("OPTIONS", {})
+_options["connect_timeout"] = 3
 _pool_size = env.int("DATABASE_POOL_SIZE", default=0)
 if _pool_size:
     # For web processes: a thread a request. Workers hold one connection each and need no pool.
-    _database["OPTIONS"] = {"pool": {"min_size": 1, "max_size": _pool_size, "timeout": 5}}
+    _options["pool"] = {"min_size": 1, "max_size": _pool_size, "timeout": 5}
 else:
     _database["CONN_MAX_AGE"] = 300
     _database["CONN_HEALTH_CHECKS"] = True
-_database.setdefault("OPTIONS", {})["connect_timeout"] = 3
 DATABASES = {"default": _database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -199,8 +201,6 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 15
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_TASK_TIME_LIMIT = 600
-# A hint that waited a minute is stale: the sweep has long seen to its work.
-CELERY_TASK_DEFAULT_EXPIRES = 60
 SWEEP_SECONDS = env.float("SWEEP_SECONDS", default=5)
 CELERY_BEAT_SCHEDULE = {
     "sweep": {
@@ -250,6 +250,7 @@ SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000 if _http
 if env.bool("BEHIND_TLS_PROXY", default=False):
     # Only true behind a proxy that sets, and never passes on, this header.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"

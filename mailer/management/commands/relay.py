@@ -3,6 +3,7 @@
 import signal
 import threading
 from argparse import ArgumentParser
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -32,9 +33,12 @@ class Command(BaseCommand):
             metavar="SECONDS",
             help="the longest time between two sweeps (default: %(default)s)",
         )
+        parser.add_argument(
+            "--alive-file", type=Path, metavar="FILE", help="touch FILE at every sweep, for a health check to look at"
+        )
         parser.add_argument("--once", action="store_true", help="sweep and drain once, then exit")
 
-    def handle(self, *, interval: float, once: bool, **_: Any) -> None:
+    def handle(self, *, interval: float, once: bool, alive_file: Path | None, **_: Any) -> None:
         """Run until told to stop."""
         if once:
             outbox.sweep()
@@ -46,7 +50,7 @@ class Command(BaseCommand):
         log.info("relay_started", interval=interval)
         while not stop.is_set():
             try:
-                self._serve(stop, interval)
+                self._serve(stop, interval, alive_file)
             except (OperationalError, InterfaceError) as error:
                 log.warning("database_lost", error_class=type(error).__name__)
                 connection.close()
@@ -54,13 +58,15 @@ class Command(BaseCommand):
         log.info("relay_stopped")
 
     @staticmethod
-    def _serve(stop: threading.Event, interval: float) -> None:
+    def _serve(stop: threading.Event, interval: float, alive_file: Path | None) -> None:
         with connection.cursor() as cursor:
             cursor.execute(f"LISTEN {outbox.CHANNEL}")
         session = connection.connection
         while not stop.is_set():
             outbox.sweep()
             sender.drain()
+            if alive_file:
+                alive_file.touch()
             for _ in range(max(1, round(interval / 0.5))):
                 # Short waits, so that a signal to stop is heeded soon.
                 if stop.is_set() or list(session.notifies(timeout=0.5, stop_after=1)):
