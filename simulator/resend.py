@@ -1,0 +1,270 @@
+"""Resend: its send API and its webhooks, which Svix posts.
+
+Sources: resend.com/docs/api-reference/emails/{send-email,send-batch-emails,retrieve-email},
+/api-reference/errors, /dashboard/emails/{idempotency-keys,email-bounces}, /webhooks/emails/*,
+/webhooks/retries-and-replays; docs.svix.com/receiving/verifying-payloads/how-manual and /retries.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from datetime import datetime
+from typing import Any
+
+from simulator.behaviour import REJECTED, behaviour_of
+from simulator.mail import Mail, Refusal, RefusedError, addresses, is_address, rfc3339
+
+NAME = "resend"
+BATCH_LIMIT = 100
+RECIPIENT_LIMIT = 50
+KEY_LIMIT = 256
+TEXTS = ("from", "subject", "text", "html")
+KEY_LIFE = 24 * 3600.0
+
+RETRIES = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0)
+TIMEOUT = 15.0
+
+AGENT = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Safari/605.1.15"
+
+Body = dict[str, Any]
+
+
+def is_retried(status: int | None) -> bool:
+    """Whether Svix tries again: anything but a 2xx, redirects included. ``None`` is no answer."""
+    return status not in range(200, 300)
+
+
+# The send API
+
+
+def refused(status: int, name: str, message: str, **headers: str) -> Refusal:
+    return Refusal(status, {"statusCode": status, "message": message, "name": name}, headers)
+
+
+NO_KEY = refused(401, "missing_api_key", "Missing API key in the authorization header.")
+BAD_KEY = refused(403, "invalid_api_key", "API key is invalid")
+BAD_JSON = refused(400, "validation_error", "The request body is not valid JSON.")
+WRONG_JSON = refused(422, "validation_error", "The request body has the wrong type.")
+BAD_IDEMPOTENCY_KEY = refused(
+    400, "invalid_idempotency_key", "Idempotency keys, if present, must have between 1 and 256 characters."
+)
+CONCURRENT = refused(
+    409,
+    "concurrent_idempotent_requests",
+    "There is another request in progress with the same idempotency key.",
+)
+OTHER_BODY = refused(
+    409,
+    "invalid_idempotent_request",
+    "This idempotency key has been used with this HTTP method and endpoint within the last 24 hours,"
+    " but the request body was modified and doesn't match the original request.",
+)
+TOO_MANY = refused(422, "validation_error", f"You can send at most {BATCH_LIMIT} emails per batch.")
+RATE_LIMITED = refused(
+    429, "rate_limit_exceeded", "Too many requests. Please limit the number of requests per second.",
+    **{"ratelimit-limit": "10", "ratelimit-remaining": "0", "ratelimit-reset": "1"},
+)  # fmt: skip
+UNAVAILABLE = refused(500, "application_error", "An unexpected error occurred.")
+NOT_FOUND = refused(404, "not_found", "Email not found")
+
+
+def authorize(authorization: str | None, expected: str) -> None:
+    """Check the header. Raises RefusedError: 401 without a key, 403 with a wrong one."""
+    scheme, _, key = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not key:
+        raise RefusedError(NO_KEY)
+    if not expected or key != expected:
+        raise RefusedError(BAD_KEY)
+
+
+def read(payload: Any, idempotency_key: str = "") -> Mail:
+    """Check one mail of a request. Raises RefusedError (422)."""
+    if not isinstance(payload, dict) or any(not isinstance(payload.get(name) or "", str) for name in TEXTS):
+        raise RefusedError(WRONG_JSON)
+    fields = {name: _listed(payload.get(name)) for name in ("to", "cc", "bcc")}
+    _check(payload, fields)
+    headers = {name: str(value) for name, value in (payload.get("headers") or {}).items()}
+    return Mail(
+        provider=NAME,
+        sender=payload["from"],
+        recipients=[address for field in fields.values() for address in addresses(field)],
+        subject=payload["subject"],
+        text=payload.get("text") or "",
+        html=payload.get("html") or "",
+        headers=headers,
+        metadata=_metadata(headers),
+        payload=payload,
+        idempotency_key=idempotency_key,
+    )
+
+
+def _listed(value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value] if value else []
+    return [str(each) for each in values]
+
+
+def _check(payload: Body, fields: dict[str, list[str]]) -> None:
+    for name in ("from", "to", "subject"):
+        if not payload.get(name):
+            raise RefusedError(refused(422, "missing_required_field", f"Missing `{name}` field."))
+    if not payload.get("html") and not payload.get("text"):
+        raise RefusedError(refused(422, "missing_required_field", "Missing `html` or `text` field."))
+    for name, values in {"from": [payload["from"]], **fields}.items():
+        if not all(is_address(address) for address in addresses(values)):
+            raise RefusedError(
+                refused(
+                    422,
+                    "validation_error",
+                    f"Invalid `{name}` field. The email address needs to follow the `email@example.com`"
+                    " or `Name <email@example.com>` format.",
+                )
+            )
+        if len(values) > RECIPIENT_LIMIT:
+            raise RefusedError(
+                refused(422, "validation_error", f"The `{name}` field must have at most {RECIPIENT_LIMIT} items.")
+            )
+
+
+def _metadata(headers: dict[str, str]) -> dict[str, str]:
+    """Read the X-Metadata header that Anymail writes; Resend knows no metadata and passes it through."""
+    value = next((value for name, value in headers.items() if name.lower() == "x-metadata"), "{}")
+    try:
+        metadata = json.loads(value)
+    except ValueError:
+        return {}
+    return {name: str(each) for name, each in metadata.items()} if isinstance(metadata, dict) else {}
+
+
+def check_idempotency_key(key: str | None) -> None:
+    """Check its length. Raises RefusedError (400)."""
+    if key is not None and not 1 <= len(key) <= KEY_LIMIT:
+        raise RefusedError(BAD_IDEMPOTENCY_KEY)
+
+
+def details(row: dict[str, Any], happened: list[dict[str, Any]]) -> Body:
+    """Answer ``GET /emails/{id}`` for a log row and the webhook rows that lie in the past."""
+    payload = row["payload"]
+    return {
+        "object": "email",
+        "id": row["id"],
+        "message_id": _message_id(row["id"]),
+        "to": _listed(payload.get("to")),
+        "from": row["sender"],
+        "created_at": row["accepted_at"].replace("T", " ").replace("Z", "+00"),
+        "subject": row["subject"],
+        "html": row["html"] or None,
+        "text": row["text"] or None,
+        "bcc": _listed(payload.get("bcc")),
+        "cc": _listed(payload.get("cc")),
+        "reply_to": _listed(payload.get("reply_to")),
+        "last_event": happened[-1]["event"].removeprefix("email.") if happened else "queued",
+        "scheduled_at": payload.get("scheduled_at"),
+        "tags": payload.get("tags") or [],
+    }
+
+
+# The webhooks
+
+
+def _message_id(email_id: str) -> str:
+    return f"<{email_id}@send.resend.simulator>"
+
+
+EVENTS: dict[str, tuple[str, Body]] = {
+    "sent": ("email.sent", {}),
+    "delivered": ("email.delivered", {}),
+    "hard_bounced": (
+        "email.bounced",
+        {
+            "bounce": {
+                "diagnosticCode": ["smtp; 550 5.1.1 The email account that you tried to reach does not exist."],
+                "message": "The recipient's email provider sent a hard bounce message,"
+                " but didn't specify the reason for the hard bounce.",
+                "subType": "General",
+                "type": "Permanent",
+            }
+        },
+    ),
+    "soft_bounced": (
+        "email.bounced",
+        {
+            "bounce": {
+                "diagnosticCode": ["smtp; 452 4.2.2 The email account that you tried to reach is over quota."],
+                "message": "The recipient's email provider sent a bounce message"
+                " because the recipient's inbox was full.",
+                "subType": "MailboxFull",
+                "type": "Transient",
+            }
+        },
+    ),
+    "deferred": ("email.delivery_delayed", {}),
+    "complained": ("email.complained", {}),
+    "opened": ("email.opened", {}),
+    "clicked": ("email.clicked", {"click": {"ipAddress": "122.115.53.11", "userAgent": AGENT}}),
+    "suppressed": (
+        "email.suppressed",
+        {
+            "suppressed": {
+                "message": "Resend has suppressed sending to this address because it is on the account-level"
+                " suppression list. This does not count toward your bounce rate metric",
+                "type": "OnAccountSuppressionList",
+            }
+        },
+    ),
+}
+
+
+def events(mail: Mail, recipient: str, word: str, at: datetime) -> list[tuple[str, Body]]:
+    """Build the webhook Resend posts when ``word`` happens to a recipient: [(type, body)].
+
+    ``email.sent`` is about the request, so it comes once a mail, with all of ``to``; the others name one
+    recipient.
+    """
+    if word == "sent" and recipient != next(each for each in mail.recipients if behaviour_of(each) != REJECTED):
+        return []
+    kind, more = EVENTS[word]
+    data: Body = {
+        "created_at": rfc3339(mail.accepted_at, 3),
+        "email_id": mail.id,
+        "message_id": _message_id(mail.id),
+        "from": mail.sender,
+        "to": _listed(mail.payload.get("to")) if word == "sent" else [recipient],
+        "subject": mail.subject,
+        **more,
+    }
+    if word == "clicked":
+        link = next(iter(mail.links), "https://example.com/")
+        data["click"] = {**more["click"], "link": link, "timestamp": rfc3339(at, 3)}
+    if mail.headers:
+        data["headers"] = [{"name": name, "value": value} for name, value in mail.headers.items()]
+    if tags := mail.payload.get("tags"):
+        data["tags"] = {tag["name"]: tag["value"] for tag in tags}
+    return [(kind, {"type": kind, "created_at": rfc3339(at, 3), "data": data})]
+
+
+def new_webhook_id() -> str:
+    return f"msg_{secrets.token_hex(14)[:27]}"
+
+
+def secret_bytes(secret: str) -> bytes:
+    """Decode ``whsec_<base64>``. Raises ValueError."""
+    prefix, _, encoded = secret.partition("_")
+    if prefix != "whsec" or not encoded:
+        raise ValueError("a Svix secret looks like whsec_<base64>")
+    return base64.b64decode(encoded, validate=True)
+
+
+def webhook_headers(webhook_id: str, body: str, key: bytes) -> dict[str, str]:
+    """Sign as Svix does: HMAC-SHA256 over ``id.timestamp.body``, anew for every attempt."""
+    stamp = str(int(time.time()))
+    signed = b".".join((webhook_id.encode(), stamp.encode(), body.encode()))
+    digest = hmac.new(key, signed, hashlib.sha256).digest()
+    return {
+        "User-Agent": "Svix-Webhooks/1.84.0 (+https://www.svix.com/http-sender/)",
+        "svix-id": webhook_id,
+        "svix-timestamp": stamp,
+        "svix-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
