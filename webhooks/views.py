@@ -22,7 +22,7 @@ class WebhookView(View):
     """Take a provider's report.
 
     200 only once it is stored, also where it cannot be read or is about a message we do not know; 401 for a bad
-    signature (403 would make Postmark stop for good, 406 Mailgun); 413 and 415 for what is never read; 503 when the
+    signature (406 would make Mailgun stop for good); 413 and 415 for what is never read; 503 when the
     fault is ours, so that it comes again; 404 for a provider that is not configured.
     """
 
