@@ -10,12 +10,19 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 # Anything that looks like an address, so that no driver's error text or traceback carries one into a log.
 ADDRESS = re.compile(r"[^\s\"'<>()\[\]{}=,;:|/\\]+@[^\s\"'<>()\[\]{}=,;:|/\\@]+")
-TOKEN = re.compile(r"(token=|Token |Bearer |Basic )[\w.:~+/=-]+")
+# What follows the name of a secret (in a query, a header, a dictionary), or the name of an authentication scheme.
+TOKEN = re.compile(
+    r"""((?:token|password|passwd|secret|api[_-]?key)["']?(?:\s*[=:]\s*|%3D)["']?|\b(?:token|bearer|basic)\s+(?=\S{8}))"""
+    r"""[^\s"',;&<>()\[\]{}]+""",
+    re.IGNORECASE,
+)
+# Values under these names are never shown, whatever they look like.
+SECRET_NAMES = frozenset({"password", "token", "secret", "authorization", "cookie", "set-cookie", "api_key"})
 
 
 def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """Replace addresses and tokens in every value: the last guard, after not logging them at all."""
-    return {key: _redacted(value) for key, value in event.items()}
+    return _redacted(event)  # type: ignore[no-any-return]  # a dictionary gives one
 
 
 def _redacted(value: Any) -> Any:
@@ -23,7 +30,10 @@ def _redacted(value: Any) -> Any:
         case str():
             return TOKEN.sub(r"\1<token>", ADDRESS.sub("<address>", value))
         case dict():
-            return {_redacted(key): _redacted(item) for key, item in value.items()}
+            return {
+                _redacted(key): "<secret>" if str(key).casefold() in SECRET_NAMES else _redacted(item)
+                for key, item in value.items()
+            }
         case list() | tuple():
             return [_redacted(item) for item in value]
         case bool() | int() | float() | None:
@@ -53,9 +63,7 @@ def configure(*, level: str, style: Literal["json", "console"]) -> dict[str, Any
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    renderer: Processor = (
-        structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer()
-    )
+    renderer: Processor = structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer()
     return {
         "version": 1,
         "disable_existing_loggers": False,

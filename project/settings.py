@@ -5,7 +5,9 @@ A missing or contradictory one raises `ImproperlyConfigured` with one line that 
 """
 
 import base64
-import binascii
+import contextlib
+import logging
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,67 @@ import django_stubs_ext
 import environ
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
+from environ.fileaware_mapping import FileAwareMapping
 
 from project.logging import configure
 
 django_stubs_ext.monkeypatch()  # lets Django's generic classes be subscripted at run time
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-env = environ.FileAwareEnv()
+
+
+class _Values(FileAwareMapping):  # type: ignore[misc]  # has no types
+    """The environment and the files it names, as they are.
+
+    Without the line's end that editors and `echo` leave in a file; and with each $ escaped, since django-environ
+    would take the rest of a key that starts with one for a variable's name, and quote it in the error.
+    """
+
+    def __getitem__(self, key: str) -> str:
+        return str(super().__getitem__(key)).rstrip("\r\n").replace("$", r"\$")
+
+
+class _Env(environ.FileAwareEnv):  # type: ignore[misc]  # has no types
+    ENVIRON = _Values()
+
+    def get_value(self, var: str, *args: Any, **kwargs: Any) -> Any:
+        """Read a value. The error names the variable and never shows what is in it."""
+        try:
+            return super().get_value(var, *args, **kwargs)
+        except OSError as error:
+            raise ImproperlyConfigured(f"{var}_FILE names a file that cannot be read: {error.strerror}") from None
+        except ValueError:
+            raise ImproperlyConfigured(f"{var} is set to something that cannot be read") from None
+
+    def at_least(self, minimum: float, var: str, *, default: float) -> float:
+        """Read a number. Raises `ImproperlyConfigured` for a smaller one."""
+        number: float = self.float(var, default=default)
+        if not number >= minimum:  # also true of NaN
+            raise ImproperlyConfigured(f"{var} must be at least {minimum}")
+        return number
+
+    def one_of(self, choices: Iterable[str], var: str, *, default: str) -> Any:
+        """Read a word. Raises `ImproperlyConfigured` for any other."""
+        words = {word: word for word in choices}
+        word = self.str(var, default=default)
+        if word not in words:
+            raise ImproperlyConfigured(f"{var} must be one of {', '.join(words)}")
+        return words[word]
+
+
+def _is_origin(url: str) -> bool:
+    """Tell whether a URL has scheme, host and port alone: credentials would be in every mail, a path in no route."""
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname, parts.port
+    except ValueError:  # a port or an address that is none
+        return False
+    bare = "@" not in parts.netloc and url.casefold() == f"{parts.scheme}://{parts.netloc}".casefold()
+    return bool(host) and bare and parts.scheme in {"http", "https"}
+
+
+env = _Env()
+env.escape_proxy = True
 
 DEBUG = env.bool("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY")
@@ -29,9 +85,9 @@ SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 
 # Where people reach this service; the links in mails start with it.
 PUBLIC_URL = env.str("PUBLIC_URL").rstrip("/")
+if not _is_origin(PUBLIC_URL):
+    raise ImproperlyConfigured("PUBLIC_URL must look like https://accounts.example.com")
 _public = urlsplit(PUBLIC_URL)
-if _public.scheme not in {"http", "https"} or not _public.hostname or _public.path:
-    raise ImproperlyConfigured(f"PUBLIC_URL must look like https://accounts.example.com, not {PUBLIC_URL!r}")
 # Health checks come from inside, by the address of the machine itself. Links never depend on the Host header.
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=[_public.hostname, "127.0.0.1", "localhost"])
 
@@ -85,8 +141,13 @@ TEMPLATES = [
 
 # --- Data ---------------------------------------------------------------------------------------------
 
-_database: dict[str, Any] = dict(env.db("DATABASE_URL"))
-if _database["ENGINE"] != "django.db.backends.postgresql":
+_database: dict[str, Any] = {}
+_dsn = env.str("DATABASE_URL")
+# Of a scheme it does not know django-environ warns with all that is in the URL, the password too.
+if environ.Env.DB_SCHEMES.get(_dsn.partition(":")[0]) == "django.db.backends.postgresql":
+    with contextlib.suppress(ValueError):  # a port that is no number
+        _database = dict(env.db_url_config(_dsn))
+if not _database:
     raise ImproperlyConfigured("DATABASE_URL must name a PostgreSQL database: postgresql://user:password@host/name")
 _database["HOST"] = unquote(_database["HOST"])  # a socket's directory comes percent-encoded
 _options: dict[str, Any] = _database.setdefault("OPTIONS", {})
@@ -137,7 +198,9 @@ SITE_NAME = env.str("SITE_NAME", default=_public.hostname)
 # In order of preference; each name is a module of `mailer.providers`.
 MAIL_PROVIDERS: list[str] = env.list("MAIL_PROVIDERS")
 # Requests a worker process has under way at once.
-MAIL_CONCURRENCY = env.int("MAIL_CONCURRENCY", default=8)
+MAIL_CONCURRENCY = int(env.at_least(1, "MAIL_CONCURRENCY", default=8))
+# How long a worker holds a message, in seconds; a request takes at most 13 (connect 3, read 10).
+MAIL_LEASE_SECONDS = env.at_least(1, "MAIL_LEASE_SECONDS", default=60)
 
 # Anymail's own setting names, from the environment: ANYMAIL_POSTMARK_SERVER_TOKEN=... and so on.
 ANYMAIL: dict[str, Any] = {
@@ -168,7 +231,7 @@ def _is_basic_auth(secret: str) -> bool:
 def _is_svix_secret(secret: str) -> bool:
     try:
         return secret.startswith("whsec_") and bool(base64.b64decode(secret[6:], validate=True))
-    except binascii.Error:
+    except ValueError:
         return False
 
 
@@ -201,7 +264,7 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 15
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_TASK_TIME_LIMIT = 600
-SWEEP_SECONDS = env.float("SWEEP_SECONDS", default=5)
+SWEEP_SECONDS = env.at_least(0.1, "SWEEP_SECONDS", default=5)
 CELERY_BEAT_SCHEDULE = {
     "sweep": {
         "task": "mailer.tasks.sweep",
@@ -263,8 +326,8 @@ SILENCED_SYSTEM_CHECKS = [
 # --- The rest -----------------------------------------------------------------------------------------
 
 LOGGING = configure(
-    level=env.str("LOG_LEVEL", default="INFO"),
-    style=env.str("LOG_FORMAT", default="json"),
+    level=env.one_of(logging.getLevelNamesMapping(), "LOG_LEVEL", default="INFO"),
+    style=env.one_of(("json", "console"), "LOG_FORMAT", default="json"),
 )
 # An id from outside could be anything; ours is the one that the logs are searched for.
 DJANGO_STRUCTLOG_TRUST_UPSTREAM_REQUEST_ID = False

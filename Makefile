@@ -1,0 +1,72 @@
+# Everything a developer does here, each with one command. `make` lists them.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+REQUIREMENTS := requirements.txt requirements-dev.txt
+COMPILE := $(PY) -m piptools compile --quiet --allow-unsafe --generate-hashes --strip-extras --no-emit-find-links \
+	--no-emit-index-url --no-emit-options --no-emit-trusted-host
+
+# Debian packages that tests need, each as package:what-is-left-out-without-it (one word, dashes for blanks).
+SYSTEM_PACKAGES :=
+
+.DEFAULT_GOAL := help
+.PHONY: help install run demo test lint lint-django system-packages lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv and install the pinned requirements
+
+run: $(INSTALLED) ## start everything and stay up until Ctrl-C (WEB_PORT=8000 SIMULATOR_PORT=8025)
+	@$(PY) -m project.stack run
+
+demo: $(INSTALLED) ## play the main job on real servers and show each delivery's timeline
+	@$(PY) -m project.stack demo
+
+test: $(INSTALLED) system-packages ## run the tests on private PostgreSQL and Valkey (ARGS="-k name" goes to pytest)
+	@$(PY) -m project.embedded --name test --volatile -- $(PY) -m pytest --basetemp=.run/test/tmp $(ARGS)
+
+lint: $(INSTALLED) ## check format, types, imports, migrations, deployment settings and the OpenAPI schema
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy .
+	$(VENV)/bin/lint-imports
+	@$(PY) -m project.embedded --name lint --volatile -- $(MAKE) --no-print-directory lint-django
+
+lint-django: # the part of lint that asks Django, and so wants servers
+	$(PY) manage.py makemigrations --check --dry-run
+	$(PY) manage.py check --deploy --fail-level WARNING
+	$(PY) manage.py spectacular --validate --fail-on-warn --file /dev/null
+
+lock: $(INSTALLED) ## compile requirements*.in to pinned requirements*.txt (ARGS=--upgrade for newer versions)
+	$(COMPILE) $(ARGS) --output-file requirements.txt requirements.in
+	$(COMPILE) $(ARGS) --output-file requirements-dev.txt requirements-dev.in
+
+clean: ## remove what the other targets made: .venv, .run, caches
+	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, \
+	$(PYTHON) is %d.%d: make PYTHON=/path/to/a/later/python" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes $(REQUIREMENTS:%=-r %)
+	@touch $@
+
+# As root on Debian the packages are installed; elsewhere what is missing, and what that leaves out, is said.
+system-packages:
+	@missing=; for entry in $(SYSTEM_PACKAGES); do \
+		dpkg-query -W -f '$${Status}' "$${entry%%:*}" 2>/dev/null | grep -q 'ok installed' \
+			|| missing="$$missing $$entry"; \
+	done; \
+	[ -n "$$missing" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive \
+			apt-get install --quiet=2 --yes --no-install-recommends $$(printf '%s\n' $$missing | cut -d: -f1); \
+	else \
+		for entry in $$missing; do echo "$${entry%%:*} is not installed: $${entry#*:} are left out"; done; \
+	fi

@@ -1,0 +1,147 @@
+"""Tokens: opaque, hashed at rest, expiring, several a user."""
+
+from typing import Any
+
+from django.contrib.auth import authenticate
+from django.db.models import QuerySet
+from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
+from knox.models import AuthToken
+from rest_framework import exceptions, generics, serializers, status
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.permissions import AllowAny, BasePermission, IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from api.accounts import MAX_PASSWORD, AddressField
+from api.schema import problems
+
+
+class CredentialsSerializer(serializers.Serializer[Any]):
+    """Who asks for a token."""
+
+    email = AddressField()
+    password = serializers.CharField(max_length=MAX_PASSWORD, trim_whitespace=False, write_only=True)
+
+
+class ListedTokenSerializer(serializers.ModelSerializer[Any]):
+    """A token, without itself."""
+
+    id = serializers.CharField(source="token_key", read_only=True, help_text="The token's first characters.")
+    created_at = serializers.DateTimeField(source="created", read_only=True)
+    expires_at = serializers.DateTimeField(source="expiry", read_only=True)
+    current = serializers.SerializerMethodField(help_text="Whether it is the one this request came with.")
+
+    class Meta:
+        model = AuthToken
+        fields = ("id", "created_at", "expires_at", "current")
+
+    def get_current(self, token: Any) -> bool:
+        """Compare it to the one of the request."""
+        used = self.context["request"].auth
+        return used is not None and token.digest == used.digest
+
+
+class NewTokenSerializer(ListedTokenSerializer):
+    """A token, shown this once."""
+
+    token = serializers.CharField(read_only=True)
+
+    class Meta(ListedTokenSerializer.Meta):
+        fields = ("id", "token", "created_at", "expires_at")
+
+
+_LISTED = {
+    "id": "9f3a1c0d2e4b5a6",
+    "created_at": "2026-11-21T08:00:00Z",
+    "expires_at": "2026-12-21T08:00:00Z",
+}
+
+
+def _own(request: Request) -> QuerySet[Any]:
+    rows: QuerySet[Any] = AuthToken.objects.filter(user=request.user.pk)
+    return rows
+
+
+class TokensView(generics.ListAPIView[Any]):
+    """One's tokens."""
+
+    serializer_class = ListedTokenSerializer
+    pagination_class = None
+    filter_backends = ()
+
+    def get_authenticators(self) -> list[BaseAuthentication]:
+        """Look at no credentials where a token is asked for: an expired one must not stand in the way."""
+        return [] if self.request is not None and self.request.method == "POST" else super().get_authenticators()
+
+    def get_permissions(self) -> list[BasePermission]:
+        """Let anyone ask for a token."""
+        return [AllowAny() if self.request.method == "POST" else IsAuthenticated()]
+
+    def get_queryset(self) -> QuerySet[Any]:
+        """Return the caller's own, newest first."""
+        return _own(self.request).order_by("-created")
+
+    @extend_schema(
+        operation_id="list_tokens",
+        tags=["tokens"],
+        responses={200: ListedTokenSerializer(many=True), **problems(401)},
+        examples=[OpenApiExample("token", {**_LISTED, "current": True}, response_only=True, status_codes=["200"])],
+    )
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """List one's tokens."""
+        return super().get(request, *args, **kwargs)
+
+    @extend_schema(
+        operation_id="create_token",
+        tags=["tokens"],
+        auth=[],
+        request=CredentialsSerializer,
+        responses={201: NewTokenSerializer, **problems(400, 401, _401="invalid_credentials")},
+        examples=[
+            OpenApiExample(
+                "credentials", {"email": "ada@example.com", "password": "correct horse battery"}, request_only=True
+            ),
+            OpenApiExample(
+                "created", {**_LISTED, "token": "9f3a1c0d2e4b5a6..."}, response_only=True, status_codes=["201"]
+            ),
+        ],
+    )
+    def post(self, request: Request) -> Response:
+        """Log in: exchange address and password for a token. An unknown address and a wrong password look alike."""
+        form = CredentialsSerializer(data=request.data)
+        form.is_valid(raise_exception=True)
+        given = form.validated_data
+        user = authenticate(request, username=given["email"], password=given["password"])
+        if user is None:
+            raise InvalidCredentials
+        row, token = AuthToken.objects.create(user=user)
+        row.token = token
+        shown = NewTokenSerializer(row, context=self.get_serializer_context())
+        return Response(shown.data, status=status.HTTP_201_CREATED)
+
+
+class InvalidCredentials(exceptions.APIException):
+    """Address and password do not belong together."""
+
+    status_code = status.HTTP_401_UNAUTHORIZED
+    default_detail = "Address and password do not belong together."
+    default_code = "invalid_credentials"
+
+
+@extend_schema_view(
+    delete=extend_schema(operation_id="revoke_token", tags=["tokens"], responses={204: None, **problems(401, 404)})
+)
+class TokenView(generics.DestroyAPIView[Any]):
+    """Revoke a token: one of one's own by its id, or `current`."""
+
+    serializer_class = ListedTokenSerializer
+    lookup_field = "token_key"
+
+    def get_queryset(self) -> QuerySet[Any]:
+        """Return the caller's own."""
+        return _own(self.request)
+
+    def get_object(self) -> Any:
+        """Return the token named, or the one this request came with."""
+        named = self.kwargs["token_key"]
+        return self.request.auth if named == "current" else super().get_object()

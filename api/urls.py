@@ -1,0 +1,19 @@
+"""Where each resource is, below /api/v1/."""
+
+from django.urls import path
+
+from api import accounts, deliveries, tokens
+
+app_name = "api"
+urlpatterns = [
+    path("accounts/register", accounts.RegisterView.as_view(), name="register"),
+    path("accounts/verify-email", accounts.VerifyEmailView.as_view(), name="verify-email"),
+    path("accounts/verify-email/resend", accounts.ResendView.as_view(), name="resend"),
+    path("accounts/me", accounts.MeView.as_view(), name="me"),
+    path("accounts/me/deliveries", deliveries.OwnDeliveryList.as_view(), name="own-deliveries"),
+    path("accounts/me/deliveries/<uuid:pk>", deliveries.OwnDeliveryDetail.as_view(), name="own-delivery"),
+    path("auth/tokens", tokens.TokensView.as_view(), name="tokens"),
+    path("auth/tokens/<slug:token_key>", tokens.TokenView.as_view(), name="token"),
+    path("deliveries", deliveries.DeliveryList.as_view(), name="deliveries"),
+    path("deliveries/<uuid:pk>", deliveries.DeliveryDetail.as_view(), name="delivery"),
+]

@@ -1,0 +1,175 @@
+"""What all tests share: the provider's stand-in as a real process, and what starting one of our own takes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit
+from urllib.request import Request, urlopen
+
+import pytest
+from django.db import connection
+
+from mailer import sender
+from project.processes import tethered
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).resolve().parent.parent
+# Seconds that a process has to start, to answer or to end, also on a machine that is busy with other tests.
+PATIENCE = 30.0
+
+
+def wait_until(condition: Callable[[], T], timeout: float = PATIENCE) -> T:
+    """Return the first true value of `condition`. Fails the test when there is none in time."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {timeout:g} s in vain")
+        time.sleep(0.02)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(*command: str, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Python program from the checkout; end it, by force where it does not heed SIGTERM."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            tethered([sys.executable, *command], signal.SIGTERM), cwd=ROOT, env=env, stdout=output, stderr=output
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Simulator:
+    """A provider's stand-in under test: what it accepted, and what is to go wrong at it."""
+
+    TOKEN, KEY = "postmark-token", "re_key"
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        # What Django's ANYMAIL setting, and the environment of a process, need to send through it.
+        self.anymail = {
+            "POSTMARK_API_URL": f"{url}/postmark/",
+            "POSTMARK_SERVER_TOKEN": self.TOKEN,
+            "RESEND_API_URL": f"{url}/resend/",
+            "RESEND_API_KEY": self.KEY,
+        }
+        self.environment = {f"ANYMAIL_{name}": value for name, value in self.anymail.items()}
+
+    @classmethod
+    @contextmanager
+    def started(cls, directory: Path, **env: str) -> Iterator["Simulator"]:
+        """Run one, with its data in a directory; `env` may add its SIMULATOR_* variables, such as webhooks."""
+        port = free_port()
+        environ = {
+            **os.environ,
+            "SIMULATOR_POSTMARK_TOKEN": cls.TOKEN,
+            "SIMULATOR_RESEND_KEY": cls.KEY,
+            **env,
+            "SIMULATOR_PORT": str(port),
+            "SIMULATOR_DATA": str(directory),
+        }
+        log = directory / "simulator.log"
+        simulator = cls(f"http://127.0.0.1:{port}")
+        with running("-m", "simulator", env=environ, log=log) as process:
+            wait_until(lambda: process.poll() is not None or simulator.is_up())
+            assert process.poll() is None, log.read_text()
+            yield simulator
+
+    def is_up(self) -> bool:
+        try:
+            self.ask("GET", "/healthz")
+        except OSError:
+            return False
+        return True
+
+    def ask(self, method: str, path: str, body: Any = None, **query: str) -> Any:
+        request = Request(
+            f"{self.url}{path}?{urlencode(query)}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urlopen(request, timeout=PATIENCE) as response:
+            content = response.read()
+        return json.loads(content) if content else None
+
+    def reset(self) -> None:
+        """Forget all mails and faults."""
+        self.faults()
+        self.ask("POST", "/reset")
+
+    def faults(self, **faults: Any) -> None:
+        """Put these faults in the place of all others."""
+        self.ask("PUT", "/faults", faults)
+
+    def accepted(self, message_id: object = "") -> list[dict[str, Any]]:
+        """Return what the durable log holds, oldest first: of one message, by our id, or of all."""
+        return list(self.ask("GET", "/log.json", message_id=str(message_id))["accepted"])
+
+    def inbox(self, to: str = "") -> list[dict[str, Any]]:
+        """Return the mails to an address, or all, newest first, each with text, html and links."""
+        return list(self.ask("GET", "/inbox.json", to=to)["mails"])
+
+
+@pytest.fixture(scope="session")
+def simulator_process(tmp_path_factory) -> Iterator[Simulator]:
+    with Simulator.started(tmp_path_factory.mktemp("simulator")) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def simulator(simulator_process, settings) -> Simulator:
+    """The simulator, empty and without faults; both providers of this process are pointed at it."""
+    simulator_process.reset()
+    sender._pool.cache_clear()  # its threads keep connections to where an earlier test had pointed them
+    settings.ANYMAIL = {**settings.ANYMAIL, **simulator_process.anymail}
+    return simulator_process
+
+
+@pytest.fixture
+def environment(transactional_db) -> dict[str, str]:
+    """The environment in which a process of ours works on this test's database, with the service's own settings."""
+    url = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{connection.settings_dict['NAME']}")
+    return {**os.environ, "DATABASE_URL": url.geturl(), "DJANGO_SETTINGS_MODULE": "project.settings"}
+
+
+def in_threads(count: int, work: Callable[[int], T]) -> list[T]:
+    """Run `work(0)`, `work(1)`, ... in threads of their own, all at once; return what they return, in that order.
+
+    Raises what one of them raises. Each thread has its own database connection, closed in the end.
+    """
+    start = threading.Barrier(count)
+
+    def one(number: int) -> T:
+        try:
+            start.wait(PATIENCE)
+            return work(number)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))
