@@ -6,9 +6,10 @@ from datetime import timedelta
 from typing import Any, Final
 
 from django.conf import settings
-from django.template import TemplateDoesNotExist, TemplateSyntaxError
+from django.core.exceptions import ValidationError
+from django.template import TemplateDoesNotExist, TemplateSyntaxError, VariableDoesNotExist
 from django.template.loader import render_to_string
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 from django.utils import translation
 from django.utils.http import urlencode
 
@@ -16,6 +17,12 @@ from mailer.exceptions import RenderError
 from mailer.models import Message
 from users import challenges
 from users.models import EmailChallenge
+
+# What tags, filters and a message's own context can raise. Not a lost database: that says nothing about a message.
+BROKEN: Final = (
+    *(TemplateDoesNotExist, TemplateSyntaxError, VariableDoesNotExist, NoReverseMatch, ValidationError),
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+)
 
 # Lower goes first.
 PRIORITY: Final = {"now": 0, "high": 10, "medium": 20, "low": 30}
@@ -72,7 +79,7 @@ def render(message: Message) -> dict[str, Any]:
                 render_to_string(f"mailer/{message.kind}/{part}", variables)
                 for part in ("subject.txt", "body.txt", "body.html")
             )
-        except (KeyError, TemplateDoesNotExist, TemplateSyntaxError) as error:
+        except BROKEN as error:
             raise RenderError(f"{message.kind}: {type(error).__name__}") from error
     content = Content(
         subject=" ".join(subject.split()),

@@ -147,6 +147,7 @@ class DeliveryStatus(models.Model):
             models.Index(fields=["status", "-id"], name="delivery_by_status"),
             models.Index(fields=["kind", "-id"], name="delivery_by_kind"),
             models.Index(fields=["user", "-id"], name="delivery_by_user"),
+            models.Index(fields=["provider", "-id"], name="delivery_by_provider"),
             models.Index(fields=["recipient_canonical", "-id"], name="delivery_by_recipient"),
             models.Index(fields=["created_at"], name="delivery_by_time"),
             models.Index(

@@ -18,6 +18,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import structlog
+from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.db import connection, transaction
 
@@ -34,8 +35,6 @@ State = Message.State
 
 # PostgreSQL's channel on which the relay hears of new messages.
 CHANNEL: Final = "mailer"
-# Seconds a worker holds a message; a request takes at most 13 (connect 3, read 10).
-LEASE: Final = 60
 # Leases of one message that may run out before it is taken to be what kills the workers.
 MAX_CRASHES: Final = 3
 # Rows that one round of the sweep moves.
@@ -163,7 +162,7 @@ def claim(owner: str, limit: int) -> list[Claimed]:
     Safe with any number of claimants: SKIP LOCKED inside a materialized CTE locks no more rows than it returns,
     and each row goes to one of them.
     """
-    messages = list(Message.objects.raw(_CLAIM, [limit, owner, LEASE]))
+    messages = list(Message.objects.raw(_CLAIM, [limit, owner, settings.MAIL_LEASE_SECONDS]))
     recipients: dict[UUID, list[Recipient]] = {message.pk: [] for message in messages}
     rows = DeliveryStatus.objects.filter(message_id__in=recipients).order_by("id")
     for message_id, delivery_id, address in rows.values_list("message_id", "id", "recipient"):
@@ -196,7 +195,7 @@ def intend(claims: Sequence[Claimed]) -> list[Claimed]:
         for c in claims
     ]
     with connection.cursor() as cursor:
-        cursor.execute(_INTEND, {"intents": json.dumps(rows), "lease": LEASE})
+        cursor.execute(_INTEND, {"intents": json.dumps(rows), "lease": settings.MAIL_LEASE_SECONDS})
         granted = {row[0] for row in cursor.fetchall()}
     going = [c for c in claims if c.message.pk in granted]
     ledger.record(

@@ -3,6 +3,7 @@
 They run inside the transaction of their cause, so a mail is promised exactly when its cause is committed.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -22,11 +23,11 @@ def connect() -> None:
     registration_repeated.connect(on_registration_repeated, dispatch_uid="mailer.on_registration_repeated")
 
 
-def on_user_saved(*, instance: User, created: bool, raw: bool, **_: Any) -> None:
+def on_user_saved(*, instance: User, created: bool, raw: bool, update_fields: Collection[str] | None, **_: Any) -> None:
     """Enqueue the verification mail of a new user, the welcome mail of one whose address was just verified."""
     if raw:
         return  # fixtures tell of users who had their mails long ago
-    if instance.newly_verified:
+    if instance.newly_verified and (update_fields is None or "email_verified_at" in update_fields):
         _to(instance, "welcome", f"welcome:user:{instance.pk}")
     elif created:
         challenge = challenges.issue(instance, EmailChallenge.Purpose.VERIFY_EMAIL)

@@ -52,6 +52,9 @@ MISCONFIGURED: Final = 60.0
 # Anymail's word for what the provider says of a recipient at once -> the event.
 EVENT_OF_ANSWER: Final = {"rejected": "rejected", "invalid": "rejected", "failed": "failed"}
 
+# What Anymail's parsers raise for an answer: of another shape than they expect, they do not look out for all.
+UNREADABLE: Final = (AnymailError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -71,23 +74,29 @@ class Answer:
 def drain() -> int:
     """Send all that is due, and return how many messages that was.
 
-    Safe to run in any number of processes. When it is killed, at most what was in flight is in doubt.
+    Safe to run in any number of processes. When it is killed, at most what was in flight is in doubt. An error that
+    nobody foresaw, such as one of a receiver of Anymail's signals, is raised once the other requests are settled.
     """
     concurrency: int = settings.MAIL_CONCURRENCY
     pool = _pool(os.getpid(), concurrency)
     under_way: dict[Future[Answer], tuple[Claimed, Provider]] = {}
+    unforeseen: list[BaseException] = []
     taken = 0
     while True:
-        claims = outbox.claim(_owner(), concurrency - len(under_way))
+        claims = [] if unforeseen else outbox.claim(_owner(), concurrency - len(under_way))
         taken += len(claims)
         for claim, provider in _intend(claims):
             under_way[pool.submit(post, provider, claim)] = (claim, provider)
         if not under_way:
             if claims:
                 continue  # all of them ended before any request: there may be more
+            if unforeseen:
+                raise unforeseen[0]
             return taken
         done, _ = wait(under_way, return_when=FIRST_COMPLETED)
-        _settle([_conclude(*under_way.pop(future), future.result()) for future in done])
+        ended = {future: under_way.pop(future) for future in done}
+        unforeseen += [error for future in done if (error := future.exception())]
+        _settle([_conclude(*sent, future.result()) for future, sent in ended.items() if not future.exception()])
 
 
 @functools.cache
@@ -136,7 +145,8 @@ def post(provider: Provider, claim: Claimed) -> Answer:
     except AnymailError as error:
         return Answer(Verdict.PERMANENT, error_class=type(error).__name__)
     try:
-        response = backend.session.request(**{**parameters, "timeout": TIMEOUT})
+        # Streamed, so that the status counts also where the body is cut off.
+        response = backend.session.request(**{**parameters, "timeout": TIMEOUT, "stream": True})
     except requests.RequestException as error:
         return Answer(of_error(error), error_class=type(error).__name__)
     return _read(provider, backend, payload, email, response)
@@ -151,18 +161,33 @@ def _read(
 ) -> Answer:
     verdict = of_status(response.status_code, provider.refusals)
     error_class = "" if verdict is Verdict.ACCEPTED else f"http_{response.status_code}"
-    recipients: dict[str, AnymailRecipientStatus] = {}
-    if verdict in {Verdict.ACCEPTED, Verdict.PERMANENT}:
+    status = AnymailStatus()
+    if not _is_whole(response):
+        error_class = error_class or "unreadable_answer"
+    elif verdict in {Verdict.ACCEPTED, Verdict.PERMANENT}:
         try:
-            recipients = backend.parse_recipient_status(response, payload, email)
-        except AnymailError:
+            status = _status_of(backend.parse_recipient_status(response, payload, email))
+        except UNREADABLE:
             # Accepted is accepted, readable or not; a refusal that names no recipient refuses all of them.
             error_class = error_class or "unreadable_answer"
     if verdict is Verdict.ACCEPTED:
-        email.anymail_status = AnymailStatus()
-        email.anymail_status.set_recipient_status(recipients)
-        post_send.send_robust(type(backend), message=email, status=email.anymail_status, esp_name=backend.esp_name)
-    return Answer(verdict, response.status_code, error_class, _retry_after(response), recipients)
+        email.anymail_status = status
+        post_send.send_robust(type(backend), message=email, status=status, esp_name=backend.esp_name)
+    return Answer(verdict, response.status_code, error_class, _retry_after(response), status.recipients)
+
+
+def _is_whole(response: requests.Response) -> bool:
+    """Read the body, which frees the connection for the next request; tell whether all of it came."""
+    try:
+        return response.content is not None
+    except requests.RequestException:
+        return False
+
+
+def _status_of(recipients: dict[str, AnymailRecipientStatus]) -> AnymailStatus:
+    status = AnymailStatus()
+    status.set_recipient_status(recipients)
+    return status
 
 
 def _retry_after(response: requests.Response) -> float | None:

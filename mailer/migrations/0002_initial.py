@@ -74,6 +74,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='deliverystatus',
+            index=models.Index(fields=['provider', '-id'], name='delivery_by_provider'),
+        ),
+        migrations.AddIndex(
+            model_name='deliverystatus',
             index=models.Index(fields=['recipient_canonical', '-id'], name='delivery_by_recipient'),
         ),
         migrations.AddIndex(

@@ -69,5 +69,11 @@ class Command(BaseCommand):
                 alive_file.touch()
             for _ in range(max(1, round(interval / 0.5))):
                 # Short waits, so that a signal to stop is heeded soon.
-                if stop.is_set() or list(session.notifies(timeout=0.5, stop_after=1)):
+                if stop.is_set() or _notified(session):
                     break
+
+
+def _notified(session: Any) -> bool:
+    """Wait for a notification, for half a second at most. Raises Django's errors where the connection is lost."""
+    with connection.wrap_database_errors:
+        return bool(list(session.notifies(timeout=0.5, stop_after=1)))
