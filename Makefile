@@ -35,12 +35,14 @@ lint: $(INSTALLED) ## check format, types, imports, migrations, deployment setti
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy .
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	@$(PY) -m project.embedded --name lint --volatile -- $(MAKE) --no-print-directory lint-django
 
-lint-django: # the part of lint that asks Django, and so wants servers
-	$(PY) manage.py makemigrations --check --dry-run
-	$(PY) manage.py check --deploy --fail-level WARNING
-	$(PY) manage.py spectacular --validate --fail-on-warn --file /dev/null
+# The part of lint that asks Django, and so wants servers; with the settings of the deployment.
+lint-django:
+	set -a && . ./.env.example && $(PY) manage.py makemigrations --check --dry-run \
+		&& $(PY) manage.py check --deploy --fail-level WARNING \
+		&& $(PY) manage.py spectacular --validate --fail-on-warn --file /dev/null
 
 lock: $(INSTALLED) ## compile requirements*.in to pinned requirements*.txt (ARGS=--upgrade for newer versions)
 	$(COMPILE) $(ARGS) --output-file requirements.txt requirements.in

@@ -7,18 +7,16 @@ A missing or contradictory one raises `ImproperlyConfigured` with one line that 
 import base64
 import contextlib
 import logging
-from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import django_stubs_ext
-import environ
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
-from environ.fileaware_mapping import FileAwareMapping
 
+from project.environment import Environment, is_origin
 from project.logging import configure
 
 django_stubs_ext.monkeypatch()  # lets Django's generic classes be subscripted at run time
@@ -26,58 +24,7 @@ django_stubs_ext.monkeypatch()  # lets Django's generic classes be subscripted a
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 
-class _Values(FileAwareMapping):  # type: ignore[misc]  # has no types
-    """The environment and the files it names, as they are.
-
-    Without the line's end that editors and `echo` leave in a file; and with each $ escaped, since django-environ
-    would take the rest of a key that starts with one for a variable's name, and quote it in the error.
-    """
-
-    def __getitem__(self, key: str) -> str:
-        return str(super().__getitem__(key)).rstrip("\r\n").replace("$", r"\$")
-
-
-class _Env(environ.FileAwareEnv):  # type: ignore[misc]  # has no types
-    ENVIRON = _Values()
-
-    def get_value(self, var: str, *args: Any, **kwargs: Any) -> Any:
-        """Read a value. The error names the variable and never shows what is in it."""
-        try:
-            return super().get_value(var, *args, **kwargs)
-        except OSError as error:
-            raise ImproperlyConfigured(f"{var}_FILE names a file that cannot be read: {error.strerror}") from None
-        except ValueError:
-            raise ImproperlyConfigured(f"{var} is set to something that cannot be read") from None
-
-    def at_least(self, minimum: float, var: str, *, default: float) -> float:
-        """Read a number. Raises `ImproperlyConfigured` for a smaller one."""
-        number: float = self.float(var, default=default)
-        if not number >= minimum:  # also true of NaN
-            raise ImproperlyConfigured(f"{var} must be at least {minimum}")
-        return number
-
-    def one_of(self, choices: Iterable[str], var: str, *, default: str) -> Any:
-        """Read a word. Raises `ImproperlyConfigured` for any other."""
-        words = {word: word for word in choices}
-        word = self.str(var, default=default)
-        if word not in words:
-            raise ImproperlyConfigured(f"{var} must be one of {', '.join(words)}")
-        return words[word]
-
-
-def _is_origin(url: str) -> bool:
-    """Tell whether a URL has scheme, host and port alone: credentials would be in every mail, a path in no route."""
-    try:
-        parts = urlsplit(url)
-        host, _port = parts.hostname, parts.port
-    except ValueError:  # a port or an address that is none
-        return False
-    bare = "@" not in parts.netloc and url.casefold() == f"{parts.scheme}://{parts.netloc}".casefold()
-    return bool(host) and bare and parts.scheme in {"http", "https"}
-
-
-env = _Env()
-env.escape_proxy = True
+env = Environment()
 
 DEBUG = env.bool("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY")
@@ -85,7 +32,7 @@ SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 
 # Where people reach this service; the links in mails start with it.
 PUBLIC_URL = env.str("PUBLIC_URL").rstrip("/")
-if not _is_origin(PUBLIC_URL):
+if not is_origin(PUBLIC_URL):
     raise ImproperlyConfigured("PUBLIC_URL must look like https://accounts.example.com")
 _public = urlsplit(PUBLIC_URL)
 # Health checks come from inside, by the address of the machine itself. Links never depend on the Host header.
@@ -144,7 +91,7 @@ TEMPLATES = [
 _database: dict[str, Any] = {}
 _dsn = env.str("DATABASE_URL")
 # Of a scheme it does not know django-environ warns with all that is in the URL, the password too.
-if environ.Env.DB_SCHEMES.get(_dsn.partition(":")[0]) == "django.db.backends.postgresql":
+if env.DB_SCHEMES.get(_dsn.partition(":")[0]) == "django.db.backends.postgresql":
     with contextlib.suppress(ValueError):  # a port that is no number
         _database = dict(env.db_url_config(_dsn))
 if not _database:

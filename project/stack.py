@@ -10,6 +10,7 @@ import argparse
 import base64
 import json
 import os
+import re
 import secrets
 import signal
 import socket
@@ -38,6 +39,10 @@ READY_SECONDS = 60
 PROBE_SECONDS = 3
 
 LAST_PORT = 65535
+
+# The line of a traceback that names the exception, such as `django.db.utils.OperationalError: ...`.
+EXCEPTION = re.compile(r"[a-z]\w*(\.\w+)+: ")
+
 DEFAULT_PORTS = {"WEB_PORT": 8000, "SIMULATOR_PORT": 8025}
 
 
@@ -130,6 +135,7 @@ def environment(port: dict[str, int], keys: Secrets, urls: dict[str, str], data:
         "SECRET_KEY": keys.secret_key,
         "PUBLIC_URL": f"http://{web}",
         "ALLOWED_HOSTS": f"{HOST},localhost",
+        "SITE_NAME": "Example",
         "DEFAULT_FROM_EMAIL": "Accounts <accounts@example.com>",
         "MAIL_PROVIDERS": "resend,postmark",
         "ANYMAIL_RESEND_API_KEY": keys.resend_key,
@@ -188,7 +194,7 @@ def running(name: str, mode: Mode, say: Callable[[str], None]) -> Iterator[Stack
             # What a killed stack left of its servers goes when they start: they may still be about to end.
             wipe(directory, keep={"postgres", "valkey"})
         logs.mkdir(exist_ok=True)
-        say("starting PostgreSQL and Valkey")
+        say("getting PostgreSQL and Valkey ready")
         servers = started.enter_context(serving(directory, fresh=mode.fresh))
         keys = load_secrets(directory / "secrets.json")
         environ = environment(port, keys, servers.urls, directory / "simulator")
@@ -221,9 +227,8 @@ def _prepare_database(environ: dict[str, str], log: Path) -> None:
     with log.open("w") as out:
         done = subprocess.run(command, check=False, cwd=CHECKOUT, env=environ, stdout=out, stderr=out)
     if done.returncode != 0:
-        # The last line that is not indented is the exception's own; the driver's hints follow it.
-        said = [line for line in log.read_text().splitlines() if line and not line[0].isspace()]
-        reason = said[-1] if said else "it said nothing"
+        lines = log.read_text().splitlines() or ["it said nothing"]
+        reason = next((line for line in reversed(lines) if EXCEPTION.match(line)), lines[-1])
         raise Unavailable(f"the database could not be prepared: {reason} (more in {log})")
 
 

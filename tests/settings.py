@@ -25,7 +25,7 @@ os.environ.setdefault("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
 os.environ.setdefault("CELERY_BROKER_URL", "redis://127.0.0.1:1/0")
 os.environ.setdefault("REDIS_URL", "redis://127.0.0.1:1/0")
 
-from project.settings import *  # noqa: E402, F403
+from project.settings import *  # noqa: F403  # the settings of the service, whole
 
 # What is tested is that they are hashed, not how dear it is.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
