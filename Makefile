@@ -10,6 +10,9 @@ REQUIREMENTS := requirements.txt requirements-dev.txt
 COMPILE := $(PY) -m piptools compile --quiet --allow-unsafe --generate-hashes --strip-extras --no-emit-find-links \
 	--no-emit-index-url --no-emit-options --no-emit-trusted-host
 
+# What a run of all tests adds: both cores, and the coverage that pyproject.toml asks for.
+WHOLE := --numprocesses=2 --dist=loadscope --cov --cov-report=term:skip-covered
+
 # Debian packages that tests need, each as package:what-is-left-out-without-it (one word, dashes for blanks).
 SYSTEM_PACKAGES :=
 
@@ -28,7 +31,7 @@ demo: $(INSTALLED) ## play the main job on real servers and show each delivery's
 	@$(PY) -m project.stack demo
 
 test: $(INSTALLED) system-packages ## run the tests on private PostgreSQL and Valkey (ARGS="-k name" goes to pytest)
-	@$(PY) -m project.embedded --name test --volatile -- $(PY) -m pytest --basetemp=.run/test/tmp $(ARGS)
+	@$(PY) -m project.embedded --name test --volatile -- $(PY) -m pytest --basetemp=.run/test/tmp $(or $(ARGS),$(WHOLE))
 
 lint: $(INSTALLED) ## check format, types, imports, migrations, deployment settings and the OpenAPI schema
 	$(PY) -m ruff check .

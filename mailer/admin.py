@@ -1,12 +1,15 @@
 """The outbox and the deliveries, to look at."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from django.contrib import admin
+from django.contrib.admin.options import BaseModelAdmin
 from django.db import models
 from django.http import HttpRequest
 
 from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message
+
+SEES_RECIPIENTS: Final = "mailer.view_recipient"
 
 
 class ReadOnly:
@@ -25,6 +28,21 @@ class ReadOnly:
         return False
 
 
+class MasksRecipient(BaseModelAdmin[DeliveryStatus]):
+    """Shows whole addresses to those only who may see them (`mailer.view_recipient`)."""
+
+    readonly_fields = ("shown_recipient",)
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[DeliveryStatus]:
+        """Remember who looks."""
+        return super().get_queryset(request).annotate(whole=models.Value(request.user.has_perm(SEES_RECIPIENTS)))
+
+    @admin.display(description="recipient")
+    def shown_recipient(self, delivery: DeliveryStatus) -> str:
+        """Show the address, masked for those who may not see it."""
+        return delivery.recipient if delivery.whole else delivery.masked_recipient  # type: ignore[attr-defined]  # annotated above
+
+
 class AttemptInline(ReadOnly, admin.TabularInline[Attempt, Message]):
     """The attempts of a message."""
 
@@ -33,11 +51,11 @@ class AttemptInline(ReadOnly, admin.TabularInline[Attempt, Message]):
     extra = 0
 
 
-class DeliveryInline(ReadOnly, admin.TabularInline[DeliveryStatus, Message]):
+class DeliveryInline(ReadOnly, MasksRecipient, admin.TabularInline[DeliveryStatus, Message]):
     """The deliveries of a message."""
 
     model = DeliveryStatus
-    fields = ("recipient", "status", "status_at", "provider", "esp_message_id")
+    fields = ("shown_recipient", "status", "status_at", "provider", "esp_message_id")
     show_change_link = True
     extra = 0
 
@@ -65,25 +83,18 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin[Message]):
 
 
 @admin.register(DeliveryStatus)
-class DeliveryStatusAdmin(ReadOnly, admin.ModelAdmin[DeliveryStatus]):
+class DeliveryStatusAdmin(ReadOnly, MasksRecipient, admin.ModelAdmin[DeliveryStatus]):
     """Deliveries, newest first, each with its events."""
 
     list_display = ("id", "kind", "shown_recipient", "status", "status_at", "provider", "created_at")
     list_filter = ("status", "kind", "provider")
-    search_fields = ("id", "recipient_canonical", "esp_message_id")
+    search_fields = ("id", "esp_message_id")
     exclude = ("recipient", "recipient_canonical", "status_key", "status_rank")
-    readonly_fields = ("shown_recipient",)
     ordering = ("-id",)
     show_full_result_count = False
     inlines: ClassVar = [EventInline]
 
-    def get_queryset(self, request: HttpRequest) -> models.QuerySet[DeliveryStatus]:
-        """Remember who looks: not everybody may see whole addresses."""
-        return (
-            super().get_queryset(request).annotate(whole=models.Value(request.user.has_perm("mailer.view_recipient")))
-        )
-
-    @admin.display(description="recipient")
-    def shown_recipient(self, delivery: DeliveryStatus) -> str:
-        """Show the address, masked for those who may not see it."""
-        return delivery.recipient if delivery.whole else delivery.masked_recipient  # type: ignore[attr-defined]  # annotated above
+    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        """Search addresses, too, for those who may see them: others could find out an address by trying."""
+        more = ["recipient_canonical"] if request.user.has_perm(SEES_RECIPIENTS) else []
+        return (*self.search_fields, *more)

@@ -10,7 +10,7 @@ import os
 import random
 import socket
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Final
@@ -71,8 +71,12 @@ class Answer:
     recipients: dict[str, AnymailRecipientStatus] | None = None
 
 
-def drain() -> int:
-    """Send all that is due, and return how many messages that was.
+def _always() -> bool:
+    return True
+
+
+def drain(keep_on: Callable[[], bool] = _always) -> int:
+    """Send all that is due, and return how many messages that was. Claims no more once `keep_on()` is false.
 
     Safe to run in any number of processes. When it is killed, at most what was in flight is in doubt. An error that
     nobody foresaw, such as one of a receiver of Anymail's signals, is raised once the other requests are settled.
@@ -83,7 +87,7 @@ def drain() -> int:
     unforeseen: list[BaseException] = []
     taken = 0
     while True:
-        claims = [] if unforeseen else outbox.claim(_owner(), concurrency - len(under_way))
+        claims = [] if unforeseen or not keep_on() else outbox.claim(_owner(), concurrency - len(under_way))
         taken += len(claims)
         for claim, provider in _intend(claims):
             under_way[pool.submit(post, provider, claim)] = (claim, provider)

@@ -64,7 +64,7 @@ class Command(BaseCommand):
         session = connection.connection
         while not stop.is_set():
             outbox.sweep()
-            sender.drain()
+            sender.drain(keep_on=lambda: not stop.is_set())
             if alive_file:
                 alive_file.touch()
             for _ in range(max(1, round(interval / 0.5))):
