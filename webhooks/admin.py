@@ -1,14 +1,13 @@
 """The inbox, to look at."""
 
-from typing import Any
-
 from django.contrib import admin
 
+from mailer.admin import ReadOnly
 from webhooks.models import WebhookReceipt
 
 
 @admin.register(WebhookReceipt)
-class WebhookReceiptAdmin(admin.ModelAdmin[WebhookReceipt]):
+class WebhookReceiptAdmin(ReadOnly, admin.ModelAdmin[WebhookReceipt]):
     """Receipts, newest first. Nobody writes them by hand."""
 
     list_display = ("id", "provider", "received_at", "state", "events", "new_events", "error")
@@ -23,15 +22,3 @@ class WebhookReceiptAdmin(admin.ModelAdmin[WebhookReceipt]):
     def text(self, receipt: WebhookReceipt) -> str:
         """Show the body as text."""
         return bytes(receipt.body).decode("utf-8", "replace")
-
-    def has_add_permission(self, *_: Any) -> bool:
-        """Refuse."""
-        return False
-
-    def has_change_permission(self, *_: Any) -> bool:
-        """Refuse."""
-        return False
-
-    def has_delete_permission(self, *_: Any) -> bool:
-        """Refuse."""
-        return False
