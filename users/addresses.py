@@ -15,15 +15,16 @@ def canonical(address: str) -> str:
 
     Two addresses with one canonical form are one account's. Raises `ValidationError` for what is no address.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", address.strip()).casefold())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", address).casefold()).strip()
     local, at, domain = folded.rpartition("@")
     try:
         # UTS 46 mapping, as browsers and mail programs do it before the lookup.
         result = f"{local}{at}{idna.encode(domain, uts46=True).decode('ascii')}"
     except UnicodeError as error:  # idna.IDNAError is one
         raise ValidationError(_("Enter a valid email address."), code="invalid") from error
-    validate_email(result if result.isascii() else f"{'x' * len(local)}{at}{result.rpartition('@')[2]}")
-    if len(result) > MAX_LENGTH or not result.isprintable():
+    # Django's rules are for ASCII: what is beyond it counts as a letter, what is within is held to them.
+    validate_email("".join(character if character.isascii() else "x" for character in result))
+    if max(len(result), len(address.strip())) > MAX_LENGTH or not result.isprintable():
         raise ValidationError(_("Enter a valid email address."), code="invalid")
     return result
 

@@ -128,6 +128,8 @@ def _obstacle(challenge: EmailChallenge) -> Outcome | None:
         return Outcome.INVALID
     if user.email_verified_at is not None:
         return Outcome.ALREADY_VERIFIED
+    if challenge.used_at:
+        return Outcome.INVALID  # the verification it brought was taken back
     expired = EmailChallenge.objects.filter(pk=challenge.pk, expires_at__lte=Now()).exists()
     return Outcome.EXPIRED if expired else None
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
+from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
@@ -71,6 +72,18 @@ class User(AbstractBaseUser, PermissionsMixin):
         """Whether the save under way is the one that sets `email_verified_at`."""
         return not self._was_verified and self.__dict__.get("email_verified_at") is not None
 
+    def validate_unique(self, exclude: Collection[str] | None = None) -> None:
+        """Refuse, for forms, an address with no canonical form, or with one that another user has."""
+        super().validate_unique(exclude)
+        if "email" in (exclude or ()):
+            return
+        try:
+            others = User.objects.exclude(pk=self.pk).filter(email_canonical=canonical(self.email))
+        except ValidationError as error:
+            raise ValidationError({"email": error.messages}) from error
+        if others.exists():
+            raise ValidationError({"email": self.unique_error_message(User, ("email",))})
+
     def save(
         self,
         *,
@@ -85,6 +98,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         """
         fields = None if update_fields is None else {*update_fields}
         if fields is None or "email" in fields:
+            self.email = self.email.strip()
             self.email_canonical = canonical(self.email)
             fields = fields and fields | {"email_canonical"}
         with transaction.atomic(using=using):

@@ -1,0 +1,81 @@
+"""Messages, deliveries and facts to test with."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from mailer import ledger, outbox
+from mailer.ledger import Fact, Source, dedupe_key
+from mailer.models import DeliveryStatus, Message
+from mailer.outbox import Claimed
+from mailer.status import EVENT_STATUS, Status
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+_numbers = itertools.count()
+
+
+def at(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def enqueue(recipient: str = "ada@example.com", kind: str = "welcome", **fields: Any) -> Message:
+    """Enqueue a message with a dedupe key of its own."""
+    message = outbox.enqueue(kind, recipient, **{"dedupe_key": f"test:{next(_numbers)}", **fields})
+    assert message is not None
+    return message
+
+
+def change(message: Message, **fields: Any) -> None:
+    """Change a message's row as only time, or a crash, otherwise would."""
+    assert Message.objects.filter(pk=message.pk).update(**fields) == 1
+
+
+def read(message: Message) -> Message:
+    return Message.objects.get(pk=message.pk)
+
+
+def delivery_of(message: Message) -> DeliveryStatus:
+    return DeliveryStatus.objects.get(message=message)
+
+
+def claim_one(message: Message, owner: str = "worker") -> Claimed:
+    """Claim what is due and return the claim of this message."""
+    return next(claim for claim in outbox.claim(owner, 100) if claim.message.pk == message.pk)
+
+
+def intend_one(message: Message, provider: str = "resend", owner: str = "worker") -> Claimed:
+    """Claim a message and commit the intent to send it through a provider."""
+    claim = claim_one(message, owner)
+    claim.message.provider = provider
+    claim.message.content = claim.message.content or {"subject": "s", "text": "t", "html": "h", "from_email": "f"}
+    assert outbox.intend([claim]) == [claim]
+    return claim
+
+
+def new_delivery(first: str = "queued", recipient: str = "ada@example.com", message: Message | None = None) -> UUID:
+    """Write a delivery whose first event is of this type, with its message where none is given."""
+    if message is None:
+        message = Message.objects.create(kind="welcome", dedupe_key=f"test:{next(_numbers)}")
+    return ledger.open_delivery(message, recipient, event_type=first)
+
+
+def fact(event_type: str, key: str = "", **fields: Any) -> Fact:
+    """Return a webhook's fact; its status follows from the event type unless it is given."""
+    return Fact(
+        **{
+            "event_type": event_type,
+            "status": EVENT_STATUS[event_type],
+            "dedupe_key": dedupe_key("test", key or next(_numbers)),
+            "source": Source.WEBHOOK,
+            "occurred_at": NOON,
+            **fields,
+        }
+    )
+
+
+def standing(status: Status, **fields: Any) -> Fact:
+    """Return a fact that speaks for a status."""
+    words = [event_type for event_type, means in EVENT_STATUS.items() if means is status]
+    event_type = words[0] if words else "bounced"  # soft bounces have no word of their own
+    return fact(event_type, status=status, **fields)

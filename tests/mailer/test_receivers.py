@@ -1,0 +1,215 @@
+"""Which mails follow from what users do."""
+
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth import authenticate
+from django.contrib.auth.models import update_last_login
+from django.core import serializers
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from mailer import receivers
+from mailer.models import Message
+from users import challenges
+from users.models import EmailChallenge, User
+from users.signals import challenge_requested, registration_repeated
+
+pytestmark = pytest.mark.django_db
+
+
+def kinds() -> list[str]:
+    return list(Message.objects.order_by("pk").values_list("kind", flat=True))
+
+
+@pytest.fixture
+def user() -> User:
+    """Somebody who has registered, and had the mail about it."""
+    user = User.objects.create_user("Ada@Example.com", "correct horse battery")
+    Message.objects.all().delete()
+    return user
+
+
+@pytest.fixture
+def verified(user) -> User:
+    user.email_verified_at = timezone.now()
+    user.save()
+    Message.objects.all().delete()
+    return user
+
+
+# --- Saves ----------------------------------------------------------------------------------------------
+
+
+def test_a_new_user_gets_a_verification():
+    user = User.objects.create_user("Ada@Example.com", locale="de")
+
+    message, challenge = Message.objects.get(), EmailChallenge.objects.get()
+    assert (message.kind, message.user, message.locale) == ("verification", user, "de")
+    assert message.context == {"challenge_id": str(challenge.pk)}
+    assert message.expires_at == challenge.expires_at
+    assert message.deliveries.get().recipient == "Ada@Example.com"
+
+
+def test_a_user_who_gets_verified_gets_a_welcome(user):
+    user.email_verified_at = timezone.now()
+    user.save(update_fields=["email_verified_at"])
+
+    assert kinds() == ["welcome"]
+    assert Message.objects.get().user == user
+
+
+def test_a_user_who_is_read_and_then_verified_gets_a_welcome(user):
+    again = User.objects.get(pk=user.pk)
+    again.email_verified_at = timezone.now()
+    again.save()
+
+    assert kinds() == ["welcome"]
+
+
+def test_a_user_read_without_the_field_and_then_verified_gets_a_welcome(user):
+    again = User.objects.defer("email_verified_at").get(pk=user.pk)
+    again.email_verified_at = timezone.now()
+    again.save()
+
+    assert kinds() == ["welcome"]
+
+
+def test_a_second_welcome_is_never_sent(user):
+    for _ in range(3):
+        user.email_verified_at = timezone.now()
+        user.save()
+        user.email_verified_at = None
+        user.save()
+
+    assert kinds() == ["welcome"]
+
+
+def test_a_user_created_verified_gets_a_welcome_alone():
+    User.objects.create_user("ada@example.com", email_verified_at=timezone.now())
+
+    assert kinds() == ["welcome"]
+
+
+def test_a_raw_save_sends_nothing():
+    fields = {"email": "ada@example.com", "email_canonical": "ada@example.com", "date_joined": "2020-02-02T00:00Z"}
+    fixture = [{"model": "users.user", "pk": 7, "fields": {**fields, "email_verified_at": "2020-02-03T00:00Z"}}]
+
+    for loaded in serializers.deserialize("python", fixture):
+        loaded.save()
+
+    assert User.objects.filter(pk=7).exists()
+    assert kinds() == []
+
+
+@pytest.mark.parametrize("who", ["user", "verified"])
+def test_a_save_of_other_fields_sends_nothing(request, who):
+    user = request.getfixturevalue(who)
+
+    user.locale = "de"
+    user.save()
+    user.save(update_fields=["locale"])
+    User.objects.get(pk=user.pk).save()
+
+    assert kinds() == []
+
+
+def test_a_save_that_leaves_the_verification_out_sends_nothing(user):
+    user.email_verified_at = timezone.now()
+    user.save(update_fields=["locale"])
+    assert kinds() == []
+
+    user.save(update_fields=["email_verified_at"])
+    assert kinds() == ["welcome"]
+
+
+@pytest.mark.parametrize("who", ["user", "verified"])
+def test_a_login_sends_nothing(request, who):
+    request.getfixturevalue(who)
+
+    user = authenticate(username="ada@example.com", password="correct horse battery")
+    assert user is not None
+    update_last_login(User, user)
+
+    assert kinds() == []
+
+
+def test_a_rehashed_password_sends_nothing(user):
+    user.set_password("another horse battery")
+    user.save()
+
+    assert kinds() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_registration_rolled_back_sends_nothing():
+    with transaction.atomic():
+        User.objects.create_user("ada@example.com")
+        assert kinds() == ["verification"]
+        transaction.set_rollback(True)
+
+    assert kinds() == []
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_receiver_that_raises_leaves_no_user(monkeypatch):
+    def breaks(*_, **__):
+        raise RuntimeError("no outbox today")
+
+    monkeypatch.setattr(receivers.outbox, "enqueue", breaks)
+
+    with pytest.raises(RuntimeError, match="no outbox today"):
+        User.objects.create_user("ada@example.com")
+
+    assert not User.objects.exists()
+    assert not EmailChallenge.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_refused_registration_sends_nothing(user):
+    with pytest.raises(IntegrityError):
+        User.objects.create_user("ADA@example.com")
+
+    assert kinds() == []
+
+
+# --- Requests -------------------------------------------------------------------------------------------
+
+
+def test_a_new_link_that_is_asked_for_is_sent(user):
+    EmailChallenge.objects.update(created_at=Now() - challenges.RESEND_AFTER - timedelta(seconds=1))
+
+    challenges.request_verification("ada@example.com")
+
+    message, challenge = Message.objects.get(), EmailChallenge.objects.order_by("pk").last()
+    assert (message.kind, message.context) == ("verification", {"challenge_id": str(challenge.pk)})
+    assert message.expires_at == challenge.expires_at
+
+
+def test_a_challenge_is_sent_once(user):
+    challenge = challenges.issue(user, EmailChallenge.Purpose.VERIFY_EMAIL)
+
+    for _ in range(2):
+        challenge_requested.send(EmailChallenge, challenge=challenge)
+
+    assert kinds() == ["verification"]
+
+
+def test_a_repeated_registration_is_told_to_the_owner_once_a_day(user):
+    for _ in range(3):
+        registration_repeated.send(User, user=user)
+
+    message = Message.objects.get()
+    assert (message.kind, message.user) == ("account_exists", user)
+
+
+def test_a_repeated_registration_is_told_again_on_another_day(user):
+    registration_repeated.send(User, user=user)
+    message = Message.objects.get()
+    Message.objects.update(dedupe_key=f"account_exists:user:{user.pk}:2026-11-20")
+
+    registration_repeated.send(User, user=user)
+
+    assert Message.objects.count() == 2
+    assert message.dedupe_key.startswith(f"account_exists:user:{user.pk}:")
