@@ -40,30 +40,29 @@ IMPATIENT = {
 class Ringer:
     """Publishes one task, from a thread that starts at the first ring.
 
-    Safe to call from any thread, and after a fork: the thread belongs to the process that rang.
+    Safe to call from any thread, and in a forked child. A thread that an error ended is started again by the next ring.
     """
 
     def __init__(self, publish: Callable[[], None]) -> None:
         self._publish = publish
+        self._context = contextvars.copy_context()
+        self._begin()
+        os.register_at_fork(after_in_child=self._begin)  # a child has no thread, and locks as they just were
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._wanted = threading.Event()
-        self._context = contextvars.copy_context()
-        self._pid = 0
+        self._thread: threading.Thread | None = None
 
     def ring(self) -> None:
         """Ask for a publication; returns at once."""
-        if self._pid != os.getpid():
-            self._start()
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
+                self._thread.start()
         if not self._wanted.is_set():
             self._context = contextvars.copy_context()  # so that the task carries the request's id
             self._wanted.set()
-
-    def _start(self) -> None:
-        with self._lock:
-            if self._pid != os.getpid():
-                self._wanted = threading.Event()
-                threading.Thread(target=self._run, name="doorbell", daemon=True).start()
-                self._pid = os.getpid()
 
     def _run(self) -> None:
         pause = threading.Event()

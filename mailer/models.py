@@ -151,7 +151,7 @@ class DeliveryStatus(models.Model):
             models.Index(fields=["recipient_canonical", "-id"], name="delivery_by_recipient"),
             models.Index(fields=["created_at"], name="delivery_by_time"),
             models.Index(
-                fields=["provider", "esp_message_id"],
+                fields=["esp_message_id", "provider"],
                 condition=~Q(esp_message_id=""),
                 name="delivery_by_esp_message_id",
             ),
@@ -210,7 +210,7 @@ class DeliveryEvent(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["delivery", "occurred_at"], name="event_by_delivery"),
             models.Index(
-                fields=["provider", "esp_message_id"],
+                fields=["esp_message_id", "provider"],
                 condition=Q(delivery=None),
                 name="event_parked",
             ),

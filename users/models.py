@@ -104,7 +104,11 @@ class User(AbstractBaseUser, PermissionsMixin):
         with transaction.atomic(using=using):
             super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=fields)
         if fields is None or "email_verified_at" in fields:
-            self._was_verified = self.email_verified_at is not None
+            transaction.on_commit(self._remember_verified, using=using)
+
+    def _remember_verified(self) -> None:
+        """Keep what is committed: after a rollback the next save is the one that sets it, again."""
+        self._was_verified = self.email_verified_at is not None
 
     def refresh_from_db(
         self,

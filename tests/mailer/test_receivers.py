@@ -103,6 +103,7 @@ def test_a_raw_save_sends_nothing():
     assert kinds() == []
 
 
+@pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("who", ["user", "verified"])
 def test_a_save_of_other_fields_sends_nothing(request, who):
     user = request.getfixturevalue(who)

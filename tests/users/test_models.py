@@ -143,6 +143,17 @@ def test_names_hold_no_address(user):
 # --- Whether the save under way is the one that verifies ----------------------------------------------------
 
 
+@pytest.mark.django_db(transaction=True)
+def test_newly_verified_until_a_rollback_is_made_good(user):
+    user.email_verified_at = timezone.now()
+    with pytest.raises(LookupError), transaction.atomic():
+        user.save()
+        raise LookupError
+
+    assert user.newly_verified
+
+
+@pytest.mark.django_db(transaction=True)
 def test_newly_verified_only_until_it_is_saved(user):
     assert not user.newly_verified
 
