@@ -8,13 +8,12 @@ from django.core.exceptions import ValidationError as DjangoValidationError
 from django.utils.translation import get_language_from_request
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
 from rest_framework import exceptions, generics, serializers, status
-from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
+from api.doors import PrivateView, PublicView
 from api.problems import Gone
-from api.schema import problems
+from api.schema import BODY, TOKEN, problems
 from users import challenges, registration
 from users.addresses import MAX_LENGTH, canonical
 from users.challenges import RESEND_AFTER, Outcome
@@ -24,7 +23,17 @@ from users.models import User
 MAX_PASSWORD = 1024
 
 
-class AddressField(serializers.CharField):
+class TextField(serializers.CharField):
+    """Text and nothing else: DRF would write a number out, and 1e3 as a password is `1000.0`."""
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the text."""
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class AddressField(TextField):
     """An address as typed; a bad one is an error, whoever has it."""
 
     def __init__(self, **kwargs: Any) -> None:
@@ -33,6 +42,8 @@ class AddressField(serializers.CharField):
     def to_internal_value(self, data: Any) -> str:
         """Return the address, checked."""
         address = super().to_internal_value(data)
+        if len(address) > MAX_LENGTH:
+            return address  # the validator of the length says so, and nothing that long is looked at closely
         try:
             canonical(address)
         except DjangoValidationError as error:
@@ -44,8 +55,13 @@ class RegistrationSerializer(serializers.Serializer[Any]):
     """Who wants to register."""
 
     email = AddressField()
-    password = serializers.CharField(max_length=MAX_PASSWORD, trim_whitespace=False, write_only=True)
-    locale = serializers.ChoiceField(settings.LANGUAGES, required=False, help_text="Default: from `Accept-Language`.")
+    password = TextField(max_length=MAX_PASSWORD, trim_whitespace=False, write_only=True)
+    locale = serializers.ChoiceField(
+        settings.LANGUAGES,
+        required=False,
+        help_text="Default: from `Accept-Language`.",
+        error_messages={"invalid_choice": "There is no such language."},  # DRF's own would quote what was sent
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Judge the password, with the address at hand that it must not resemble."""
@@ -74,7 +90,7 @@ class RegisteredSerializer(AcceptedSerializer):
 class TokenSerializer(serializers.Serializer[Any]):
     """The token of a link."""
 
-    token = serializers.CharField(max_length=200)
+    token = TextField(max_length=200)
 
 
 class VerifiedSerializer(serializers.Serializer[Any]):
@@ -98,13 +114,6 @@ class AccountSerializer(serializers.ModelSerializer[User]):
         read_only_fields = fields
 
 
-class PublicView(APIView):
-    """For anyone: no credentials are looked at."""
-
-    authentication_classes = ()
-    permission_classes = (AllowAny,)
-
-
 class RegisterView(PublicView):
     """Register an address. It has to be verified by the link in a mail."""
 
@@ -112,7 +121,7 @@ class RegisterView(PublicView):
         operation_id="register",
         tags=["accounts"],
         request=RegistrationSerializer,
-        responses={202: RegisteredSerializer, **problems(400)},
+        responses={202: RegisteredSerializer, **problems(*BODY)},
         examples=[
             OpenApiExample(
                 "register",
@@ -144,7 +153,7 @@ class VerifyEmailView(PublicView):
         operation_id="verify_email",
         tags=["accounts"],
         request=TokenSerializer,
-        responses={200: VerifiedSerializer, **problems(400, 404, 410, _404="link_invalid")},
+        responses={200: VerifiedSerializer, **problems(*BODY, "link_invalid", "link_expired")},
         examples=[
             OpenApiExample("token", {"token": "0190a6c47b3e7c1a9d3b0f1e2d3c4b5a.Zm9v"}, request_only=True),
             OpenApiExample("verified", {"status": "verified"}, response_only=True, status_codes=["200"]),
@@ -169,7 +178,7 @@ class ResendView(PublicView):
         operation_id="resend_verification",
         tags=["accounts"],
         request=EmailSerializer,
-        responses={202: AcceptedSerializer, **problems(400)},
+        responses={202: AcceptedSerializer, **problems(*BODY)},
         examples=[
             OpenApiExample("resend", {"email": "ada@example.com"}, request_only=True),
             OpenApiExample(
@@ -189,7 +198,7 @@ class ResendView(PublicView):
     get=extend_schema(
         operation_id="account",
         tags=["accounts"],
-        responses={200: AccountSerializer, **problems(401)},
+        responses={200: AccountSerializer, **problems(*TOKEN)},
         examples=[
             OpenApiExample(
                 "account",
@@ -205,7 +214,7 @@ class ResendView(PublicView):
         ],
     )
 )
-class MeView(generics.RetrieveAPIView[User]):
+class MeView(PrivateView, generics.RetrieveAPIView[User]):
     """One's own account."""
 
     serializer_class = AccountSerializer

@@ -1,5 +1,7 @@
 """What became of each mail: for its owner, and for operators."""
 
+import re
+from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 
 import django_filters
@@ -11,13 +13,22 @@ from rest_framework.permissions import BasePermission, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from api.schema import problems
+from api.doors import PrivateView
+from api.schema import TOKEN, problems
 from mailer import status
+from mailer.kinds import KINDS
 from mailer.models import Attempt, DeliveryEvent, DeliveryStatus
+from mailer.providers import PROVIDERS
 from users.addresses import loosely_canonical
 
 # Whole addresses are for those who hold this permission; `view_deliverystatus` alone sees `a***@example.com`.
 SEES_RECIPIENTS = "mailer.view_recipient"
+# Receiving servers quote the address in their refusals. What follows its first letter goes.
+_LOCAL_PART = re.compile(r"""("[^"]*"|[^\s"<>@]+)(?=@)""")
+
+
+def _sees_recipients(request: Request) -> bool:
+    return bool(request.user.has_perm(SEES_RECIPIENTS))
 
 
 class EventSerializer(serializers.ModelSerializer[DeliveryEvent]):
@@ -29,13 +40,21 @@ class EventSerializer(serializers.ModelSerializer[DeliveryEvent]):
 
 
 class OperatorsEventSerializer(EventSerializer):
-    """One fact about a delivery, whole."""
+    """One fact about a delivery, whole. Addresses in `detail` are masked like the recipient."""
+
+    detail = serializers.SerializerMethodField(help_text="What the receiving server or the provider said.")
 
     class Meta(EventSerializer.Meta):
         fields: ClassVar = [
             *EventSerializer.Meta.fields,
             *("provider", "esp_message_id", "esp_event_id", "reject_reason", "detail", "receipt_id"),
         ]
+
+    def get_detail(self, event: DeliveryEvent) -> str:
+        """Show the text, its addresses masked for those who may not see them."""
+        if _sees_recipients(self.context["request"]):
+            return event.detail
+        return _LOCAL_PART.sub(lambda found: f"{found[0][0]}***", event.detail)
 
 
 class AttemptSerializer(serializers.ModelSerializer[Attempt]):
@@ -78,8 +97,7 @@ class DeliverySerializer(OwnDeliverySerializer):
 
     def get_recipient(self, delivery: DeliveryStatus) -> str:
         """Show the address, or its first letter and domain."""
-        sees = self.context["request"].user.has_perm(SEES_RECIPIENTS)
-        return delivery.recipient if sees else delivery.masked_recipient
+        return delivery.recipient if _sees_recipients(self.context["request"]) else delivery.masked_recipient
 
 
 class DeliveryDetailSerializer(DeliverySerializer):
@@ -105,15 +123,30 @@ class StrictFilterSet(django_filters.FilterSet):  # type: ignore[misc]  # has no
         return cast("type[Form]", super().get_form_class())
 
 
+# Django's own errors would quote what was sent, which may be an address.
+def _one_of(names: Iterable[str], otherwise: str) -> Any:
+    choices = [(name, name) for name in names]
+    return django_filters.ChoiceFilter(choices=choices, error_messages={"invalid_choice": otherwise})
+
+
+def _status_filter() -> Any:
+    return django_filters.MultipleChoiceFilter(
+        choices=status.CHOICES,
+        distinct=False,  # no join doubles a row, and to find that out costs a sort
+        help_text="Repeat it for several.",
+        error_messages={"invalid_choice": "There is no such status."},
+    )
+
+
 class DeliveryFilter(StrictFilterSet):
     """The operators' filters; all of them exact, so that an index serves each."""
 
-    status = django_filters.MultipleChoiceFilter(choices=status.CHOICES, help_text="Repeat it for several.")
+    status = _status_filter()
     recipient = django_filters.CharFilter(
         method="by_recipient", help_text="The whole address, in any spelling. Needs `mailer.view_recipient`."
     )
-    kind = django_filters.CharFilter()
-    provider = django_filters.CharFilter()
+    kind = _one_of(KINDS, "There is no such kind.")
+    provider = _one_of(PROVIDERS, "There is no such provider.")
     created_after = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="gte")
     created_before = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="lt")
     q = django_filters.CharFilter(
@@ -127,7 +160,7 @@ class DeliveryFilter(StrictFilterSet):
 
     def by_recipient(self, rows: QuerySet[DeliveryStatus], _: str, value: str) -> QuerySet[DeliveryStatus]:
         """Match the address; who may not see addresses may not try them either."""
-        if not self.request.user.has_perm(SEES_RECIPIENTS):
+        if not _sees_recipients(self.request):
             raise exceptions.PermissionDenied
         return rows.filter(recipient_canonical=loosely_canonical(value))
 
@@ -135,18 +168,20 @@ class DeliveryFilter(StrictFilterSet):
         """Match whatever the text can be."""
         if "@" in value:
             return self.by_recipient(rows, name, value)
+        # The providers by name, since the index starts with them.
+        by_esp = Q(provider__in=list(PROVIDERS), esp_message_id=value)
         try:
             identifier = serializers.UUIDField().to_internal_value(value)
         except exceptions.ValidationError:
-            return rows.filter(esp_message_id=value)
-        return rows.filter(Q(pk=identifier) | Q(message_id=identifier) | Q(esp_message_id=value))
+            return rows.filter(by_esp)
+        return rows.filter(Q(pk=identifier) | Q(message_id=identifier) | by_esp)
 
 
 class OwnFilter(StrictFilterSet):
     """The owner's filters."""
 
-    status = django_filters.MultipleChoiceFilter(choices=status.CHOICES, help_text="Repeat it for several.")
-    kind = django_filters.CharFilter()
+    status = _status_filter()
+    kind = _one_of(KINDS, "There is no such kind.")
 
     class Meta:
         model = DeliveryStatus
@@ -233,11 +268,11 @@ def _own(request: Request) -> QuerySet[DeliveryStatus]:
     get=extend_schema(
         operation_id="list_own_deliveries",
         tags=["deliveries"],
-        responses={200: OwnDeliverySerializer(many=True), **problems(400, 401, 404)},
+        responses={200: OwnDeliverySerializer(many=True), **problems("invalid", *TOKEN, query=True)},
         examples=_shown(_OWN),
     )
 )
-class OwnDeliveryList(generics.ListAPIView[DeliveryStatus]):
+class OwnDeliveryList(PrivateView, generics.ListAPIView[DeliveryStatus]):
     """One's own deliveries, newest first."""
 
     serializer_class = OwnDeliverySerializer
@@ -252,11 +287,11 @@ class OwnDeliveryList(generics.ListAPIView[DeliveryStatus]):
     get=extend_schema(
         operation_id="own_delivery",
         tags=["deliveries"],
-        responses={200: OwnDeliveryDetailSerializer, **problems(401, 404)},
+        responses={200: OwnDeliveryDetailSerializer, **problems(*TOKEN, "not_found")},
         examples=_shown({**_OWN, "events": [_EVENT]}),
     )
 )
-class OwnDeliveryDetail(generics.RetrieveAPIView[DeliveryStatus]):
+class OwnDeliveryDetail(PrivateView, generics.RetrieveAPIView[DeliveryStatus]):
     """One of one's own deliveries, with its events."""
 
     serializer_class = OwnDeliveryDetailSerializer
@@ -270,11 +305,11 @@ class OwnDeliveryDetail(generics.RetrieveAPIView[DeliveryStatus]):
     get=extend_schema(
         operation_id="list_deliveries",
         tags=["deliveries"],
-        responses={200: DeliverySerializer(many=True), **problems(400, 401, 403, 404)},
+        responses={200: DeliverySerializer(many=True), **problems("invalid", *TOKEN, "permission_denied", query=True)},
         examples=_shown(_FULL),
     )
 )
-class DeliveryList(generics.ListAPIView[DeliveryStatus]):
+class DeliveryList(PrivateView, generics.ListAPIView[DeliveryStatus]):
     """All deliveries, newest first. For operators: needs `mailer.view_deliverystatus`."""
 
     permission_classes = (IsAuthenticated, MaySeeDeliveries)
@@ -287,11 +322,11 @@ class DeliveryList(generics.ListAPIView[DeliveryStatus]):
     get=extend_schema(
         operation_id="delivery",
         tags=["deliveries"],
-        responses={200: DeliveryDetailSerializer, **problems(401, 403, 404)},
+        responses={200: DeliveryDetailSerializer, **problems(*TOKEN, "permission_denied", "not_found")},
         examples=_shown(_DETAIL),
     )
 )
-class DeliveryDetail(generics.RetrieveAPIView[DeliveryStatus]):
+class DeliveryDetail(PrivateView, generics.RetrieveAPIView[DeliveryStatus]):
     """One delivery, with its events and the attempts to send it. For operators."""
 
     permission_classes = (IsAuthenticated, MaySeeDeliveries)

@@ -54,6 +54,14 @@ class Gone(exceptions.APIException):
     default_code = "gone"
 
 
+class TooLarge(exceptions.APIException):
+    """The body is larger than any that makes sense."""
+
+    status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
+    default_detail = "The body is too large."
+    default_code = "too_large"
+
+
 def problem(request: HttpRequest, code: int, name: str, detail: str, errors: Any = ()) -> dict[str, Any]:
     """Return a problem as a dictionary."""
     return {
@@ -100,7 +108,7 @@ def _flatten(details: Any, place: str, path: str = "") -> Iterator[dict[str, str
     """Name each error of a serializer's tree by where it is."""
     match details:
         case {"message": str(message), "code": str(code)}:
-            where = f"#{path}" if place == "pointer" else path.lstrip("/")
+            where = f"#{path}" if place == "pointer" else path[1:]
             yield {place: where, "code": code, "detail": message}
         case dict():
             for name, inner in details.items():

@@ -1,58 +1,75 @@
 """What the OpenAPI page says that no serializer does: the problems of an endpoint, with an example each."""
 
+from collections import defaultdict
 from http import HTTPStatus
 from typing import Any, Final
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse
 
-from api.problems import ProblemSerializer
+from api.problems import CONTENT_TYPE, ProblemSerializer
 
-# Code -> what it means, for the example of each status.
-_EXAMPLES: Final[dict[int, tuple[str, str, list[dict[str, str]]]]] = {
-    400: (
-        "invalid",
-        "The request has errors.",
-        [{"pointer": "#/email", "code": "invalid", "detail": "Enter a valid email address."}],
-    ),
-    401: ("not_authenticated", "Authentication credentials were not provided.", []),
-    403: ("permission_denied", "You do not have permission to perform this action.", []),
-    404: ("not_found", "There is no such thing.", []),
-    410: ("link_expired", "This link has expired. Ask for a new one.", []),
-    503: ("unavailable", "The service cannot reach its database. Try again soon.", []),
+# Code -> the status it comes with, and what it says. `docs/api.md` tells what to do about each.
+PROBLEMS: Final[dict[str, tuple[int, str]]] = {
+    "invalid": (400, "The request has errors."),
+    "parse_error": (400, "JSON parse error - Expecting value: line 1 column 1 (char 0)"),
+    "not_authenticated": (401, "Authentication credentials were not provided."),
+    "authentication_failed": (401, "Invalid token."),
+    "invalid_credentials": (401, "Address and password do not belong together."),
+    "permission_denied": (403, "You do not have permission to perform this action."),
+    "not_found": (404, "There is no such thing."),
+    "link_invalid": (404, "This link is not valid."),
+    "method_not_allowed": (405, 'Method "PUT" not allowed.'),
+    "not_acceptable": (406, "Could not satisfy the request Accept header."),
+    "link_expired": (410, "This link has expired. Ask for a new one."),
+    "too_large": (413, "The body is too large."),
+    "unsupported_media_type": (415, 'Unsupported media type "text/plain" in request.'),
+    "server_error": (500, "Something went wrong here. It has been recorded."),
+    "unavailable": (503, "The service cannot reach its database. Try again soon."),
 }
 
+# What many endpoints share.
+BODY: Final = ("invalid", "parse_error", "too_large", "unsupported_media_type")
+TOKEN: Final = ("not_authenticated", "authentication_failed")
+_ALL: Final = ("not_acceptable", "server_error", "unavailable")
 
-def problems(*statuses: int, **codes: str) -> dict[tuple[int, str] | int, Any]:
-    """Return the responses for some statuses, as `extend_schema` takes them.
+_IN_BODY: Final = {"pointer": "#/email", "code": "invalid", "detail": "Enter a valid email address."}
+_IN_QUERY: Final = {"parameter": "status", "code": "invalid_choice", "detail": "There is no such status."}
 
-    `codes` names another problem code for a status: `problems(401, _401="invalid_credentials")`.
+
+def problems(*codes: str, query: bool = False) -> dict[tuple[int, str] | int, Any]:
+    """Return the responses for some codes and those that any endpoint has, as `extend_schema` takes them.
+
+    `query`: what can be invalid is the query, not the body.
     """
+    examples: dict[int, list[OpenApiExample]] = defaultdict(list)
+    for code in (*codes, *_ALL):
+        status, detail = PROBLEMS[code]
+        errors = [_IN_QUERY if query else _IN_BODY] if code == "invalid" else []
+        examples[status].append(OpenApiExample(code, _problem(status, code, detail, errors)))
     return {
-        (status, "application/problem+json"): _response(status, codes.get(f"_{status}")) for status in (*statuses, 503)
+        (status, CONTENT_TYPE): OpenApiResponse(ProblemSerializer, HTTPStatus(status).phrase, shown)
+        for status, shown in examples.items()
     }
 
 
-def _response(status: int, code: str | None) -> OpenApiResponse:
-    name, detail, errors = _EXAMPLES[status]
-    phrase = HTTPStatus(status).phrase
-    example = {
+def _problem(status: int, code: str, detail: str, errors: list[dict[str, str]]) -> dict[str, Any]:
+    return {
         "type": "about:blank",
-        "title": phrase,
+        "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "instance": "/api/v1/...",
-        "code": code or name,
+        "code": code,
         "request_id": "0b8e62c6-8f0f-4f0e-9d4e-1f6a2c3d4e5f",
         "errors": errors,
     }
-    return OpenApiResponse(ProblemSerializer, phrase, [OpenApiExample(code or name, example)])
 
 
 class KnoxScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
     """How a token is sent."""
 
-    target_class = "knox.auth.TokenAuthentication"
+    target_class = "api.doors.TokenAuthentication"
     name = "token"
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, str]:

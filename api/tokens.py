@@ -3,6 +3,8 @@
 from typing import Any
 
 from django.contrib.auth import authenticate
+from django.contrib.auth.signals import user_logged_in
+from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
 from knox.models import AuthToken
@@ -12,15 +14,17 @@ from rest_framework.permissions import AllowAny, BasePermission, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from api.accounts import MAX_PASSWORD, AddressField
-from api.schema import problems
+from api.accounts import MAX_PASSWORD, AddressField, TextField
+from api.doors import PrivateView
+from api.schema import BODY, TOKEN, problems
+from users.models import User
 
 
 class CredentialsSerializer(serializers.Serializer[Any]):
     """Who asks for a token."""
 
     email = AddressField()
-    password = serializers.CharField(max_length=MAX_PASSWORD, trim_whitespace=False, write_only=True)
+    password = TextField(max_length=MAX_PASSWORD, trim_whitespace=False, write_only=True)
 
 
 class ListedTokenSerializer(serializers.ModelSerializer[Any]):
@@ -62,7 +66,7 @@ def _own(request: Request) -> QuerySet[Any]:
     return rows
 
 
-class TokensView(generics.ListAPIView[Any]):
+class TokensView(PrivateView, generics.ListAPIView[Any]):
     """One's tokens."""
 
     serializer_class = ListedTokenSerializer
@@ -84,7 +88,7 @@ class TokensView(generics.ListAPIView[Any]):
     @extend_schema(
         operation_id="list_tokens",
         tags=["tokens"],
-        responses={200: ListedTokenSerializer(many=True), **problems(401)},
+        responses={200: ListedTokenSerializer(many=True), **problems(*TOKEN)},
         examples=[OpenApiExample("token", {**_LISTED, "current": True}, response_only=True, status_codes=["200"])],
     )
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -96,7 +100,7 @@ class TokensView(generics.ListAPIView[Any]):
         tags=["tokens"],
         auth=[],
         request=CredentialsSerializer,
-        responses={201: NewTokenSerializer, **problems(400, 401, _401="invalid_credentials")},
+        responses={201: NewTokenSerializer, **problems(*BODY, "invalid_credentials")},
         examples=[
             OpenApiExample(
                 "credentials", {"email": "ada@example.com", "password": "correct horse battery"}, request_only=True
@@ -114,8 +118,10 @@ class TokensView(generics.ListAPIView[Any]):
         user = authenticate(request, username=given["email"], password=given["password"])
         if user is None:
             raise InvalidCredentials
-        row, token = AuthToken.objects.create(user=user)
-        row.token = token
+        with transaction.atomic():
+            row, row.token = AuthToken.objects.create(user=user)
+            # Django's own receiver sets `last_login`.
+            user_logged_in.send(User, request=request, user=user)
         shown = NewTokenSerializer(row, context=self.get_serializer_context())
         return Response(shown.data, status=status.HTTP_201_CREATED)
 
@@ -126,12 +132,15 @@ class InvalidCredentials(exceptions.APIException):
     status_code = status.HTTP_401_UNAUTHORIZED
     default_detail = "Address and password do not belong together."
     default_code = "invalid_credentials"
+    auth_header = "Token"  # RFC 9110, 15.5.2: a 401 names a scheme
 
 
 @extend_schema_view(
-    delete=extend_schema(operation_id="revoke_token", tags=["tokens"], responses={204: None, **problems(401, 404)})
+    delete=extend_schema(
+        operation_id="revoke_token", tags=["tokens"], responses={204: None, **problems(*TOKEN, "not_found")}
+    )
 )
-class TokenView(generics.DestroyAPIView[Any]):
+class TokenView(PrivateView, generics.DestroyAPIView[Any]):
     """Revoke a token: one of one's own by its id, or `current`."""
 
     serializer_class = ListedTokenSerializer

@@ -1,5 +1,6 @@
 """One formatter for structlog and the standard library: JSON lines, or colours on a terminal."""
 
+import logging
 import re
 from typing import Any, Literal
 
@@ -54,6 +55,7 @@ SHARED: list[Processor] = [
 
 def configure(*, level: str, style: Literal["json", "console"]) -> dict[str, Any]:
     """Configure structlog and return the `LOGGING` dictionary that sends the standard library the same way."""
+    logging.captureWarnings(capture=True)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from anymail.exceptions import AnymailError
+from anymail.exceptions import AnymailConfigurationError, AnymailError
 from anymail.signals import AnymailTrackingEvent
 from anymail.webhooks.base import AnymailCoreWebhookView
 from anymail.webhooks.postmark import PostmarkTrackingWebhookView
@@ -35,7 +35,11 @@ RESEND_BOUNCES: Final[dict[str, Status]] = {
     "Undetermined": Status.SOFT_BOUNCED,
 }
 # https://resend.com/docs/webhooks/event-types: types that Anymail does not know.
-RESEND_TYPES: Final[dict[str, str]] = {"email.failed": "failed", "email.suppressed": "suppressed"}
+RESEND_TYPES: Final[dict[str, str]] = {
+    "email.failed": "failed",
+    "email.scheduled": "scheduled",
+    "email.suppressed": "suppressed",
+}
 
 
 def _postmark(event: AnymailTrackingEvent) -> tuple[str, Status | None]:
@@ -51,6 +55,19 @@ def _resend(event: AnymailTrackingEvent) -> tuple[str, Status | None]:
         return event.event_type, RESEND_BOUNCES.get(bounce.get("type", ""), Status.BOUNCED)
     event_type = RESEND_TYPES.get(event.esp_event["type"], event.event_type)
     return event_type, EVENT_STATUS.get(event_type)
+
+
+# What Anymail's parsers raise for a body of another shape than they expect, or for an inbound mail.
+UNREADABLE: Final = (
+    AnymailConfigurationError,
+    AnymailError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +96,13 @@ def read(provider: str, headers: Mapping[str, str], body: bytes, receipt_id: UUI
         # Anymail's own check is not used; ours has been passed. The setting keeps it from warning.
         events = reader.view(webhook_secret="checked:already").parse_events(request)  # noqa: S106  # no secret
         return [_fact(provider, event, *reader.judge(event), receipt_id) for event in events]
-    except (AnymailError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        # What Anymail's parsers raise for a body of another shape than they expect.
+    except UNREADABLE as error:
         raise Unreadable(type(error).__name__) from error
 
 
 def _fact(provider: str, event: AnymailTrackingEvent, event_type: str, status: Status | None, receipt_id: UUID) -> Fact:
-    recipient = loosely_canonical(_text(event.recipient, 254))
+    # Cut again, since folding the case may lengthen it.
+    recipient = loosely_canonical(_text(event.recipient, 254))[:254]
     esp_message_id, esp_event_id = _text(event.message_id, 255), _text(event.event_id, 255)
     occurred_at = _time(event.timestamp)
     detail = _text(event.mta_response or event.description, 2000)

@@ -1,0 +1,60 @@
+"""The base of each view: who may come in, and what they may bring."""
+
+import io
+from collections.abc import Mapping
+from typing import IO, Any
+
+import knox.auth
+from rest_framework import exceptions
+from rest_framework.parsers import JSONParser
+from rest_framework.permissions import AllowAny, BasePermission, IsAuthenticated
+from rest_framework.views import APIView
+
+from api.problems import TooLarge
+
+# Bytes; the largest body that makes sense, a registration, has some 1,500.
+MAX_BODY = 64 * 1024
+
+
+class SmallJSONParser(JSONParser):
+    """JSON in UTF-8 (RFC 8259), of a size and depth that cost nothing to refuse."""
+
+    def parse(
+        self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Return what the body holds. Raises `ParseError`, or `TooLarge`."""
+        body = stream.read(MAX_BODY + 1)
+        if len(body) > MAX_BODY:
+            raise TooLarge
+        try:
+            # Whatever character set a client names: Python knows ones that are no text at all.
+            return super().parse(io.BytesIO(body), media_type, {**(parser_context or {}), "encoding": "utf-8"})
+        except RecursionError:
+            raise exceptions.ParseError("JSON parse error - nested too deeply") from None
+
+
+class TokenAuthentication(knox.auth.TokenAuthentication):  # type: ignore[misc]  # has no types
+    """Knox's, which takes any bytes for UTF-8."""
+
+    def authenticate_credentials(self, token: bytes) -> Any:
+        """Return the user and the token's row. Raises `AuthenticationFailed`."""
+        try:
+            return super().authenticate_credentials(token)
+        except UnicodeDecodeError:
+            raise exceptions.AuthenticationFailed from None
+
+
+class PublicView(APIView):
+    """For anyone: no credentials are looked at."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+    parser_classes = (SmallJSONParser,)
+
+
+class PrivateView(APIView):
+    """For users, by a token."""
+
+    authentication_classes = (TokenAuthentication,)
+    permission_classes: tuple[type[BasePermission], ...] = (IsAuthenticated,)
+    parser_classes = (SmallJSONParser,)

@@ -1,0 +1,174 @@
+"""What the environment may say, and what is said to whoever got it wrong: `manage.py` in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+# None of these may ever be shown.
+SECRETS = {
+    "SECRET_KEY": "$kept-to-ourselves-kept-to-ourselves-kept-to-ourselves-$1",
+    "DATABASE_URL": "postgresql://someone:database-password@127.0.0.1:1/none",
+    "CELERY_BROKER_URL": "redis://:broker-password@127.0.0.1:1/0",
+    "REDIS_URL": "redis://:redis-password@127.0.0.1:1/0",
+    "ANYMAIL_POSTMARK_SERVER_TOKEN": "postmark-server-token",
+    "ANYMAIL_RESEND_API_KEY": "re_api_key",
+    "WEBHOOK_SECRET_POSTMARK": "hook:hook-password",
+    "WEBHOOK_SECRET_RESEND": "whsec_c29tZXRoaW5nIHNlY3JldA==",
+}
+GOOD = {
+    **SECRETS,
+    "PATH": os.defpath,
+    "PUBLIC_URL": "https://accounts.example.com",
+    "DEFAULT_FROM_EMAIL": "Accounts <accounts@example.com>",
+    "MAIL_PROVIDERS": "postmark,resend",
+}
+QUOTED = [
+    *SECRETS.values(),
+    *("database-password", "broker-password", "redis-password", "hook-password", "c29tZXRoaW5nIHNlY3JldA", "let-slip"),
+]
+
+# What is wrong -> what the one line must name.
+WRONG = [
+    ({"SECRET_KEY": None}, "SECRET_KEY"),
+    ({"SECRET_KEY": ""}, "SECRET_KEY"),
+    ({"PUBLIC_URL": None}, "PUBLIC_URL"),
+    ({"PUBLIC_URL": ""}, "PUBLIC_URL"),
+    ({"PUBLIC_URL": "accounts.example.com"}, "PUBLIC_URL"),
+    ({"PUBLIC_URL": "ftp://accounts.example.com"}, "PUBLIC_URL"),
+    ({"PUBLIC_URL": "https://accounts.example.com/path"}, "PUBLIC_URL"),
+    ({"PUBLIC_URL": "https://accounts.example.com?query"}, "PUBLIC_URL"),
+    ({"PUBLIC_URL": "https://someone:let-slip@accounts.example.com"}, "PUBLIC_URL"),
+    ({"PUBLIC_URL": "https://accounts.example.com:port"}, "PUBLIC_URL"),
+    ({"PUBLIC_URL": "https://[accounts"}, "PUBLIC_URL"),
+    ({"DATABASE_URL": None}, "DATABASE_URL"),
+    ({"DATABASE_URL": ""}, "PostgreSQL"),
+    ({"DATABASE_URL": "let-slip"}, "PostgreSQL"),
+    ({"DATABASE_URL": "sqlite:///db.sqlite3"}, "PostgreSQL"),
+    ({"DATABASE_URL": "mysql://someone:let-slip@127.0.0.1/none"}, "PostgreSQL"),
+    ({"DATABASE_URL": "oracel://someone:let-slip@127.0.0.1/none"}, "PostgreSQL"),
+    ({"DATABASE_URL": "postgresql://someone:let-slip@127.0.0.1:port/none"}, "PostgreSQL"),
+    ({"CELERY_BROKER_URL": None}, "CELERY_BROKER_URL"),
+    ({"REDIS_URL": None}, "REDIS_URL"),
+    ({"DEFAULT_FROM_EMAIL": None}, "DEFAULT_FROM_EMAIL"),
+    ({"MAIL_PROVIDERS": None}, "MAIL_PROVIDERS"),
+    ({"MAIL_PROVIDERS": ""}, "MAIL_PROVIDERS"),
+    ({"MAIL_PROVIDERS": "postmark,nobody"}, "'nobody' is not one of postmark, resend"),
+    ({"ANYMAIL_POSTMARK_SERVER_TOKEN": None}, "ANYMAIL_POSTMARK_SERVER_TOKEN"),
+    ({"ANYMAIL_RESEND_API_KEY": ""}, "ANYMAIL_RESEND_API_KEY"),
+    ({"WEBHOOK_SECRET_POSTMARK": None}, "WEBHOOK_SECRET_POSTMARK"),
+    ({"WEBHOOK_SECRET_RESEND": None}, "WEBHOOK_SECRET_RESEND"),
+    ({"WEBHOOK_SECRET_POSTMARK": "let-slip"}, "user:password"),
+    ({"WEBHOOK_SECRET_POSTMARK": "hook:hook-password,let-slip"}, "user:password"),
+    ({"WEBHOOK_SECRET_POSTMARK": ":let-slip"}, "user:password"),
+    ({"WEBHOOK_SECRET_RESEND": "let-slip"}, "whsec_"),
+    ({"WEBHOOK_SECRET_RESEND": "whsec_"}, "whsec_"),
+    ({"WEBHOOK_SECRET_RESEND": "whsec_let-slip"}, "whsec_"),
+    ({"WEBHOOK_SECRET_RESEND": "whsec_let-slip-\xe9"}, "whsec_"),
+    ({"MAIL_CONCURRENCY": "let-slip"}, "MAIL_CONCURRENCY"),
+    ({"MAIL_CONCURRENCY": "0"}, "MAIL_CONCURRENCY must be at least 1"),
+    ({"MAIL_LEASE_SECONDS": "-1"}, "MAIL_LEASE_SECONDS must be at least 1"),
+    ({"SWEEP_SECONDS": "0"}, "SWEEP_SECONDS must be at least"),
+    ({"EMAIL_CHALLENGE_HOURS": "let-slip"}, "EMAIL_CHALLENGE_HOURS"),
+    ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL must be one of"),
+    ({"LOG_FORMAT": "xml"}, "LOG_FORMAT must be one of json, console"),
+    ({"SECRET_KEY_FILE": "/nowhere/let"}, "SECRET_KEY_FILE"),
+]
+
+
+def manage(*arguments, **changes):
+    environment = {name: value for name, value in (GOOD | changes).items() if value is not None}
+    command = [sys.executable, "-W", "error::UserWarning", "manage.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def setting(name, **changes):
+    """Return a setting as a process has it in which these variables are changed."""
+    program = f"import json; from django.conf import settings; print(json.dumps(settings.{name}))"
+    environment = {name: value for name, value in (GOOD | changes).items() if value is not None}
+    environment["DJANGO_SETTINGS_MODULE"] = "project.settings"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return json.loads(done.stdout)
+
+
+def test_good_environment_passes():
+    done = manage("check")
+
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("changes", "named"), WRONG, ids=[str(row[0]) for row in WRONG])
+def test_wrong_environment_stops_with_one_line(changes, named):
+    done = manage("check", **changes)
+
+    assert done.returncode != 0
+    [line] = done.stderr.splitlines()
+    assert line.startswith("Configuration: ")
+    assert named in line
+    assert not [secret for secret in QUOTED if secret in line + done.stdout]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_value_may_come_from_a_file(tmp_path, name):
+    file = tmp_path / "secret"
+    file.write_text(f"{GOOD[name]}\n")
+
+    done = manage("check", **{name: None, f"{name}_FILE": str(file)})
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_line_end_of_a_file_is_no_part_of_the_value(tmp_path):
+    file = tmp_path / "secret"
+    file.write_text("hook:new,hook:old\r\n")
+
+    secrets = setting("WEBHOOK_SECRETS", WEBHOOK_SECRET_POSTMARK=None, WEBHOOK_SECRET_POSTMARK_FILE=str(file))
+
+    assert secrets["postmark"] == ["hook:new", "hook:old"]
+
+
+def test_key_of_anymail_may_come_from_a_file(tmp_path):
+    file = tmp_path / "secret"
+    file.write_text("re_from_a_file\n")
+
+    anymail = setting("ANYMAIL", ANYMAIL_RESEND_API_KEY=None, ANYMAIL_RESEND_API_KEY_FILE=str(file))
+
+    assert anymail["RESEND_API_KEY"] == "re_from_a_file"
+
+
+@pytest.mark.parametrize("key", ["$SECRET", r"a\$b$$c", "$"])
+def test_dollar_is_a_character_like_any_other(key):
+    assert setting("SECRET_KEY", SECRET_KEY=key) == key
+
+
+def test_address_of_the_public_may_name_a_port_and_end_with_a_slash():
+    assert setting("PUBLIC_URL", PUBLIC_URL="http://[::1]:8000/") == "http://[::1]:8000"
+
+
+def test_socket_directory_of_the_database_may_be_encoded():
+    databases = setting("DATABASES", DATABASE_URL="postgresql://someone@%2Frun%2Fpostgresql/accounts")
+
+    assert databases["default"]["HOST"] == "/run/postgresql"
+
+
+def test_provider_that_is_not_named_needs_nothing():
+    missing = {name: None for name in SECRETS if "POSTMARK" in name}
+
+    assert setting("MAIL_PROVIDERS", MAIL_PROVIDERS="resend", **missing) == ["resend"]
+
+
+def test_lease_lasts_a_minute_unless_said_otherwise():
+    assert setting("MAIL_LEASE_SECONDS") == 60
+    assert setting("MAIL_LEASE_SECONDS", MAIL_LEASE_SECONDS="2") == 2

@@ -1,0 +1,166 @@
+"""The whole service as its own processes: started, played on and stopped."""
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from project import stack
+from project.processes import Interrupted, Supervisor, Unavailable, claim
+
+CHECKOUT = Path(__file__).parents[2]
+
+# The command line of `project.stack`, with its data under argv[1].
+STACK = """
+import sys
+from pathlib import Path
+from project import stack
+stack.RUN = Path(sys.argv.pop(1))
+sys.exit(stack.main())
+"""
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path, monkeypatch):
+    """Keep the stack's data, ports and servers from whatever else runs here."""
+    monkeypatch.setattr(stack, "RUN", tmp_path)
+    monkeypatch.setattr(stack, "interrupt_once", lambda: None)
+    for variable in ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL", *stack.DEFAULT_PORTS):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def test_ports_are_the_well_known_ones_or_as_told(monkeypatch):
+    monkeypatch.setattr(stack, "DEFAULT_PORTS", dict(zip(stack.DEFAULT_PORTS, free_ports(), strict=True)))
+    told = free_ports()[0]
+    monkeypatch.setenv("WEB_PORT", str(told))
+
+    assert stack.ports(fixed=True) == stack.DEFAULT_PORTS | {"WEB_PORT": told}
+
+
+def test_ports_can_be_any(monkeypatch):
+    found = stack.ports(fixed=False)
+
+    assert len(set(found.values())) == len(stack.DEFAULT_PORTS)
+    assert 0 not in found.values()
+
+
+def test_ports_that_are_the_same(monkeypatch):
+    for variable in stack.DEFAULT_PORTS:
+        monkeypatch.setenv(variable, str(free_ports()[0]))
+    monkeypatch.setenv("SIMULATOR_PORT", os.environ["WEB_PORT"])
+
+    with pytest.raises(Unavailable, match="set SIMULATOR_PORT"):
+        stack.ports(fixed=True)
+
+
+@pytest.mark.parametrize("text", ["http", "-1", "65536"])
+def test_ports_that_are_none(monkeypatch, text):
+    monkeypatch.setenv("SIMULATOR_PORT", text)
+
+    with pytest.raises(Unavailable, match="SIMULATOR_PORT has to be a port number"):
+        stack.ports(fixed=True)
+
+
+def test_taken_port_is_found_before_anything_starts(monkeypatch, tmp_path, capsys):
+    with socket.create_server((stack.HOST, 0)) as taken:
+        monkeypatch.setenv("WEB_PORT", str(taken.getsockname()[1]))
+
+        code = stack.main(["run"])
+
+    assert code == 1
+    assert "set WEB_PORT to another one" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_name_in_use_is_refused(tmp_path, capsys):
+    with claim(tmp_path / "demo"):
+        code = stack.main(["demo"])
+
+    assert code == 1
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_secrets_are_made_once_and_are_the_owners_own(tmp_path):
+    file = tmp_path / "secrets.json"
+
+    made, read = stack.load_secrets(file), stack.load_secrets(file)
+
+    assert made == read
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert len(set(json.loads(file.read_text()).values())) == len(stack.Secrets.__slots__)
+
+
+def test_environment_has_no_proxy_between_the_processes(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "internal.example")
+
+    environ = stack.environment({"WEB_PORT": 1, "SIMULATOR_PORT": 2}, stack.Secrets(), {}, Path("data"))
+
+    assert environ["no_proxy"].split(",") == ["127.0.0.1", "localhost", "internal.example"]
+
+
+def test_wait_until_ready_gives_up(monkeypatch, tmp_path):
+    monkeypatch.setattr(stack, "READY_SECONDS", 0)
+
+    with pytest.raises(Unavailable, match="is not ready after 0 s"):
+        stack.wait_until_ready(f"http://{stack.HOST}:{free_ports()[0]}/", Supervisor(tmp_path))
+
+
+def test_database_that_cannot_be_prepared_says_why(tmp_path):
+    environ = {**os.environ, "DATABASE_URL": f"postgresql://nobody@{stack.HOST}:1/none"}
+
+    with pytest.raises(Unavailable, match=r"the database could not be prepared: .*refused"):
+        stack._prepare_database(environ, tmp_path / "log")
+
+
+@pytest.mark.parametrize(("action", "code"), [("run", 0), ("demo", 128 + signal.SIGTERM)])
+def test_interruption_is_how_run_ends(monkeypatch, action, code):
+    def interrupted(*_):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(stack, "running", interrupted)
+
+    assert stack.main([action]) == code
+
+
+def test_run_tells_the_addresses_and_stops_without_a_trace(tmp_path):
+    command = [sys.executable, "-c", STACK, str(tmp_path), "run"]
+    web, simulator = free_ports()
+    environ = {**os.environ, "WEB_PORT": str(web), "SIMULATOR_PORT": str(simulator)}
+    with subprocess.Popen(command, cwd=CHECKOUT, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        login = next(line for line in process.stdout if "Staff login" in line)
+        children = psutil.Process(process.pid).children(recursive=True)
+        admin = requests.get(f"http://{stack.HOST}:{web}/admin/", timeout=20)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+
+    assert process.returncode == 0
+    assert "staff@example.com" in login
+    assert admin.status_code == 200
+    assert len(children) > 6
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_socket()]
+
+
+def test_demo_plays_the_main_job_on_processes_of_its_own(tmp_path, capsys):
+    code = stack.main(["demo", "--name", "play"])
+
+    out, _ = capsys.readouterr()
+    assert code == 0, out
+    assert "Ada  verification  delivered" in out
+    assert "Ada  welcome       delivered" in out
+    assert "Bob  verification  bounced" in out
+    assert psutil.Process().children(recursive=True) == []
+    assert [json.loads(line) for line in (tmp_path / "play" / "logs" / "web.log").read_text().splitlines()]
+
+
+def free_ports():
+    with socket.create_server((stack.HOST, 0)) as one, socket.create_server((stack.HOST, 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
