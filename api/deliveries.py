@@ -168,13 +168,11 @@ class DeliveryFilter(StrictFilterSet):
         """Match whatever the text can be."""
         if "@" in value:
             return self.by_recipient(rows, name, value)
-        # The providers by name, since the index starts with them.
-        by_esp = Q(provider__in=list(PROVIDERS), esp_message_id=value)
         try:
             identifier = serializers.UUIDField().to_internal_value(value)
         except exceptions.ValidationError:
-            return rows.filter(by_esp)
-        return rows.filter(Q(pk=identifier) | Q(message_id=identifier) | by_esp)
+            return rows.filter(esp_message_id=value)
+        return rows.filter(Q(pk=identifier) | Q(message_id=identifier) | Q(esp_message_id=value))
 
 
 class OwnFilter(StrictFilterSet):

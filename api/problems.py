@@ -113,7 +113,7 @@ def _flatten(details: Any, place: str, path: str = "") -> Iterator[dict[str, str
         case dict():
             for name, inner in details.items():
                 yield from _flatten(inner, place, path if name == "non_field_errors" else f"{path}/{name}")
-        case list():
+        case _:
             for inner in details:
                 yield from _flatten(inner, place, path)
 
