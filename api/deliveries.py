@@ -1,6 +1,5 @@
 """What became of each mail: for its owner, and for operators."""
 
-import re
 from collections.abc import Iterable
 from typing import Any, ClassVar, cast
 
@@ -23,8 +22,6 @@ from users.addresses import loosely_canonical
 
 # Whole addresses are for those who hold this permission; `view_deliverystatus` alone sees `a***@example.com`.
 SEES_RECIPIENTS = "mailer.view_recipient"
-# Receiving servers quote the address in their refusals. What follows its first letter goes.
-_LOCAL_PART = re.compile(r"""("[^"]*"|[^\s"<>@]+)(?=@)""")
 
 
 def _sees_recipients(request: Request) -> bool:
@@ -52,9 +49,7 @@ class OperatorsEventSerializer(EventSerializer):
 
     def get_detail(self, event: DeliveryEvent) -> str:
         """Show the text, its addresses masked for those who may not see them."""
-        if _sees_recipients(self.context["request"]):
-            return event.detail
-        return _LOCAL_PART.sub(lambda found: f"{found[0][0]}***", event.detail)
+        return event.detail if _sees_recipients(self.context["request"]) else event.masked_detail
 
 
 class AttemptSerializer(serializers.ModelSerializer[Attempt]):

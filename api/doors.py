@@ -40,7 +40,7 @@ class TokenAuthentication(knox.auth.TokenAuthentication):  # type: ignore[misc] 
         """Return the user and the token's row. Raises `AuthenticationFailed`."""
         try:
             return super().authenticate_credentials(token)
-        except UnicodeDecodeError:
+        except ValueError:  # no UTF-8, or a NUL
             raise exceptions.AuthenticationFailed from None
 
 

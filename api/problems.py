@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.template import loader
 from rest_framework import exceptions, serializers, status
 from rest_framework.response import Response
-from rest_framework.views import exception_handler, set_rollback
+from rest_framework.views import exception_handler
 
 CONTENT_TYPE = "application/problem+json"
 # Seconds after which to try again where the database is away.
@@ -90,13 +90,14 @@ def handle(exc: Exception, context: dict[str, Any]) -> Response | None:
         response["Retry-After"] = RETRY_AFTER
     response.data = problem(request, response.status_code, name, detail, errors)
     response.content_type = CONTENT_TYPE
-    set_rollback()
     return response
 
 
 def _read(exc: Exception, response: Response, place: str) -> tuple[str, str, list[dict[str, str]]]:
     if isinstance(exc, exceptions.ValidationError):
         return "invalid", "The request has errors.", list(_flatten(exc.get_full_details(), place))
+    if isinstance(exc, exceptions.UnsupportedMediaType):
+        return exc.default_code, "Send application/json.", []  # DRF's text quotes what was sent
     if isinstance(exc, exceptions.APIException):
         return str(exc.get_codes()), str(exc.detail), []
     # Django's own Http404 and PermissionDenied, whose text is not for clients.
@@ -112,10 +113,18 @@ def _flatten(details: Any, place: str, path: str = "") -> Iterator[dict[str, str
             yield {place: where, "code": code, "detail": message}
         case dict():
             for name, inner in details.items():
-                yield from _flatten(inner, place, path if name == "non_field_errors" else f"{path}/{name}")
+                yield from _flatten(
+                    inner, place, path if name == "non_field_errors" and place == "pointer" else f"{path}/{name}"
+                )
         case _:
             for inner in details:
                 yield from _flatten(inner, place, path)
+
+
+def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponseBase:
+    """Answer what Django itself refuses, such as a foreign `Host`: its `handler400`."""
+    del exception  # its text quotes the request
+    return _page(request, 400, "bad_request", "This service does not answer such a request.")
 
 
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponseBase:

@@ -13,6 +13,7 @@ from api.problems import CONTENT_TYPE, ProblemSerializer
 PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "invalid": (400, "The request has errors."),
     "parse_error": (400, "JSON parse error - Expecting value: line 1 column 1 (char 0)"),
+    "bad_request": (400, "This service does not answer such a request."),
     "not_authenticated": (401, "Authentication credentials were not provided."),
     "authentication_failed": (401, "Invalid token."),
     "invalid_credentials": (401, "Address and password do not belong together."),
@@ -23,7 +24,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "not_acceptable": (406, "Could not satisfy the request Accept header."),
     "link_expired": (410, "This link has expired. Ask for a new one."),
     "too_large": (413, "The body is too large."),
-    "unsupported_media_type": (415, 'Unsupported media type "text/plain" in request.'),
+    "unsupported_media_type": (415, "Send application/json."),
     "server_error": (500, "Something went wrong here. It has been recorded."),
     "unavailable": (503, "The service cannot reach its database. Try again soon."),
 }

@@ -28,19 +28,24 @@ class ReadOnly:
         return False
 
 
-class MasksRecipient(BaseModelAdmin[DeliveryStatus]):
+class Masked(BaseModelAdmin[Any]):
     """Shows whole addresses to those only who may see them (`mailer.view_recipient`)."""
 
-    readonly_fields = ("shown_recipient",)
-
-    def get_queryset(self, request: HttpRequest) -> models.QuerySet[DeliveryStatus]:
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
         """Remember who looks."""
-        return super().get_queryset(request).annotate(whole=models.Value(request.user.has_perm(SEES_RECIPIENTS)))
+        rows = super().get_queryset(request)
+        sees: models.QuerySet[Any] = rows.annotate(whole=models.Value(request.user.has_perm(SEES_RECIPIENTS)))
+        return sees
 
     @admin.display(description="recipient")
-    def shown_recipient(self, delivery: DeliveryStatus) -> str:
-        """Show the address, masked for those who may not see it."""
-        return delivery.recipient if delivery.whole else delivery.masked_recipient  # type: ignore[attr-defined]  # annotated above
+    def shown_recipient(self, delivery: Any) -> str:
+        """Show the address, or what those may see who may not see it."""
+        return str(delivery.recipient if delivery.whole else delivery.masked_recipient)
+
+    @admin.display(description="detail")
+    def shown_detail(self, event: Any) -> str:
+        """Show what was said, its addresses masked for the same people."""
+        return str(event.detail if event.whole else event.masked_detail)
 
 
 class AttemptInline(ReadOnly, admin.TabularInline[Attempt, Message]):
@@ -51,20 +56,22 @@ class AttemptInline(ReadOnly, admin.TabularInline[Attempt, Message]):
     extra = 0
 
 
-class DeliveryInline(ReadOnly, MasksRecipient, admin.TabularInline[DeliveryStatus, Message]):
+class DeliveryInline(ReadOnly, Masked, admin.TabularInline[DeliveryStatus, Message]):
     """The deliveries of a message."""
 
     model = DeliveryStatus
     fields = ("shown_recipient", "status", "status_at", "provider", "esp_message_id")
+    readonly_fields = ("shown_recipient",)
     show_change_link = True
     extra = 0
 
 
-class EventInline(ReadOnly, admin.TabularInline[DeliveryEvent, DeliveryStatus]):
+class EventInline(ReadOnly, Masked, admin.TabularInline[DeliveryEvent, DeliveryStatus]):
     """The events of a delivery."""
 
     model = DeliveryEvent
-    fields = ("occurred_at", "event_type", "status", "effect", "source", "reject_reason", "detail")
+    fields = ("occurred_at", "event_type", "status", "effect", "source", "reject_reason", "shown_detail")
+    readonly_fields = ("shown_detail",)
     ordering = ("occurred_at", "id")
     extra = 0
 
@@ -83,13 +90,14 @@ class MessageAdmin(ReadOnly, admin.ModelAdmin[Message]):
 
 
 @admin.register(DeliveryStatus)
-class DeliveryStatusAdmin(ReadOnly, MasksRecipient, admin.ModelAdmin[DeliveryStatus]):
+class DeliveryStatusAdmin(ReadOnly, Masked, admin.ModelAdmin[DeliveryStatus]):
     """Deliveries, newest first, each with its events."""
 
     list_display = ("id", "kind", "shown_recipient", "status", "status_at", "provider", "created_at")
     list_filter = ("status", "kind", "provider")
     search_fields = ("id", "esp_message_id")
     exclude = ("recipient", "recipient_canonical", "status_key", "status_rank")
+    readonly_fields = ("shown_recipient",)
     ordering = ("-id",)
     show_full_result_count = False
     inlines: ClassVar = [EventInline]

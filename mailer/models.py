@@ -10,6 +10,7 @@ from django.utils.translation import gettext_lazy as _
 from uuid_utils.compat import uuid7
 
 from mailer import status
+from users.addresses import mask
 
 MAX_ADDRESS = 254
 
@@ -162,9 +163,8 @@ class DeliveryStatus(models.Model):
 
     @property
     def masked_recipient(self) -> str:
-        """The recipient for those who may not see it: `a***@example.org`."""
-        local, at, domain = self.recipient.rpartition("@")
-        return f"{local[:1]}***{at}{domain}"
+        """The recipient for those who may not see addresses."""
+        return mask(self.recipient)
 
 
 class DeliveryEvent(models.Model):
@@ -218,3 +218,8 @@ class DeliveryEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.event_type} {self.pk}"
+
+    @property
+    def masked_detail(self) -> str:
+        """The detail for those who may not see addresses: receiving servers quote them in their refusals."""
+        return mask(self.detail)

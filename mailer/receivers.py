@@ -41,6 +41,8 @@ def on_challenge_requested(*, challenge: EmailChallenge, **_: Any) -> None:
 
 def on_registration_repeated(*, user: User, **_: Any) -> None:
     """Tell the owner of an address, at most once a day, that somebody tried to register it."""
+    if not user.is_active:
+        return  # "just log in" would be no help
     today = User.objects.annotate(now=Now()).values_list("now", flat=True).get(pk=user.pk)
     _to(user, "account_exists", f"account_exists:user:{user.pk}:{today:%Y-%m-%d}")
 

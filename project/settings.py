@@ -102,10 +102,11 @@ _options["connect_timeout"] = 3
 _pool_size = env.int("DATABASE_POOL_SIZE", default=0)
 if _pool_size:
     # For web processes: a thread a request. Workers hold one connection each and need no pool.
-    _options["pool"] = {"min_size": 1, "max_size": _pool_size, "timeout": 5}
+    # The wait between two attempts to connect doubles until `reconnect_timeout`, then begins anew.
+    _options["pool"] = {"min_size": 1, "max_size": _pool_size, "timeout": 5, "reconnect_timeout": 3}
 else:
     _database["CONN_MAX_AGE"] = 300
-    _database["CONN_HEALTH_CHECKS"] = True
+_database["CONN_HEALTH_CHECKS"] = True  # after a restart of the server a connection is found dead before it is used
 DATABASES = {"default": _database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -230,6 +231,7 @@ REST_FRAMEWORK = {
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_PAGINATION_CLASS": "api.pagination.NewestFirst",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "URL_FORMAT_OVERRIDE": None,  # `format` is a query parameter like any other that does not exist
     "EXCEPTION_HANDLER": "api.problems.handle",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",

@@ -1,9 +1,10 @@
 """Where everything is."""
 
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from api.problems import not_found
 from project import health
 
 urlpatterns = [
@@ -11,10 +12,13 @@ urlpatterns = [
     path("api/v1/", include("api.urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    # Said by us, so that it is said in the same way while debugging, when Django would show its own page.
+    re_path(r"^api/", not_found),
     path("webhooks/", include("webhooks.urls")),
     path("admin/", admin.site.urls),
     path("healthz", health.healthz, name="healthz"),
     path("readyz", health.readyz, name="readyz"),
 ]
+handler400 = "api.problems.bad_request"
 handler404 = "api.problems.not_found"
 handler500 = "api.problems.server_error"

@@ -1,5 +1,6 @@
 """The canonical form of an address: what makes two spellings one person's."""
 
+import re
 import unicodedata
 
 import idna
@@ -8,6 +9,15 @@ from django.core.validators import validate_email
 from django.utils.translation import gettext_lazy as _
 
 MAX_LENGTH = 254  # RFC 5321 4.5.3.1.3: a path of 256 octets, less its angle brackets
+
+
+# The local part of an address, quoted or not, in any text: 64 octets at most (RFC 5321 4.5.3.1.1).
+LOCAL_PART = re.compile(r"""("[^"]{0,64}"|[^\s"<>@]{1,64})(?=@)""")
+
+
+def mask(text: str) -> str:
+    """Return the text with only the first letter left of each address's local part: `a***@example.org`."""
+    return LOCAL_PART.sub(lambda found: f"{found[0][0]}***", text)
 
 
 def canonical(address: str) -> str:

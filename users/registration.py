@@ -13,7 +13,7 @@ from users.signals import registration_repeated
 def register(email: str, password: str, locale: str) -> UUID:
     """Register an address, or tell `registration_repeated` where it has an account; return the registration's id.
 
-    Both ways hash the password and return an id of the same shape, so that neither answer nor time says which it was.
+    Both ways hash the password, which is most of the time it takes, and return an id of the same shape.
     Raises `ValidationError` for what is no address.
     """
     user = User(email=email, locale=locale)

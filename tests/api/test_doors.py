@@ -125,3 +125,15 @@ def test_no_csrf_token_and_no_session_is_asked_for(ada):
 
     assert post(client, '{"email": "a@example.com"}', "/api/v1/accounts/verify-email/resend").status_code == 202
     problem_of(client.get("/api/v1/accounts/me"), 401, "not_authenticated")
+
+
+def test_foreign_host_is_a_problem_too(client):
+    response = client.get("/api/v1/accounts/me", headers={"Host": "evil.example"})
+
+    problem_of(response, 400, "bad_request")
+
+
+def test_unknown_address_is_a_problem_while_debugging_too(client, settings):
+    settings.DEBUG = True
+
+    problem_of(client.get("/api/v1/nowhere"), 404, "not_found")

@@ -17,8 +17,9 @@ from tests.journeys.conftest import deployed, elapsed, journey_environment, kill
 from users.models import User
 
 ADA = "delivered+ada@example.org"
-# Seconds a request may take, by far: what is measured takes milliseconds, what is feared takes a broker's timeout.
-PROMPT = 5.0
+# Seconds that five registrations may take: they do take a tenth of it, and would take longer if each waited for a
+# broker's timeout.
+PROMPT = 4.0
 
 
 def by_message(provider):
@@ -27,7 +28,8 @@ def by_message(provider):
 
 def test_worker_killed_again_and_again_sends_each_message_once(service, provider):
     service.environment |= {"MAIL_LEASE_SECONDS": "1"}
-    provider.faults(latency_ms=250)
+    # Some answers never come back, and no webhook tells of what was accepted until all has been tried again.
+    provider.faults(latency_ms=10, rate_reset_after=0.1, webhook_delay_ms=6000, seed=7)
     service.web()
     service.beat()
     messages = [
@@ -74,9 +76,9 @@ def test_broker_killed_registration_answers_and_the_mail_leaves(service, provide
     service.relay()
     broker.kill()
 
-    answer, seconds = elapsed(lambda: service.register(ADA))
+    statuses, seconds = elapsed(lambda: [service.register(ADA).status_code for _ in range(5)])
 
-    assert answer.status_code == 202
+    assert statuses == [202] * 5
     assert seconds < PROMPT
     mail_to(provider, ADA)
 
@@ -86,11 +88,11 @@ def test_broker_frozen_registration_answers_and_the_mail_leaves(service, provide
     service.relay()
     broker.process.send_signal(signal.SIGSTOP)
 
-    answers = [elapsed(lambda: service.register(f"silent+{number}@example.org")) for number in range(5)]
+    statuses, seconds = elapsed(lambda: [service.register("silent+ada@example.org").status_code for _ in range(5)])
 
-    assert {answer.status_code for answer, _ in answers} == {202}
-    assert max(seconds for _, seconds in answers) < PROMPT
-    wait_until(lambda: len(provider.accepted()) == 5)
+    assert statuses == [202] * 5
+    assert seconds < PROMPT
+    wait_until(lambda: len(provider.accepted()) == 2)  # the verification, and word to the owner of a taken address
 
 
 def test_broker_wiped_and_back_the_worker_goes_on(service, provider, broker):
@@ -111,9 +113,9 @@ def test_broker_wiped_and_back_the_worker_goes_on(service, provider, broker):
 
 def test_registration_rolled_back_sends_no_mail(service, provider):
     service.relay()
-    with pytest.raises(RuntimeError, match="changed its mind"), transaction.atomic():
+    with transaction.atomic():
         User.objects.create_user("silent+rolled-back@example.org", "x")
-        raise RuntimeError("changed its mind")
+        transaction.set_rollback(True)
     User.objects.create_user("silent+committed@example.org", "x")
 
     mail_to(provider, "silent+committed@example.org")
@@ -151,7 +153,6 @@ def test_database_killed_no_event_is_lost(tmp_path, broker, pool):
             mail_to(provider, ADA)
             postgres.kill()
             wait_until(lambda: [hook for hook in webhooks(provider) if hook["status"] == 503])
-            assert service.call("GET", "/readyz").status_code == 503
 
             postgres.start()
 

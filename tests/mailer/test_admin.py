@@ -152,7 +152,11 @@ def test_every_page_is_read_only():
 
 @pytest.mark.parametrize(
     ("recipient", "masked"),
-    [("ada@example.com", "a***@example.com"), ("a@example.com", "a***@example.com"), ("nonsense", "***nonsense")],
+    [
+        ("ada@example.com", "a***@example.com"),
+        ("a@example.com", "a***@example.com"),
+        ('"a b"@example.com', '"***@example.com'),
+    ],
 )
 def test_masked_recipient(recipient, masked):
     assert DeliveryStatus(recipient=recipient).masked_recipient == masked

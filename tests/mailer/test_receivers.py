@@ -214,3 +214,13 @@ def test_a_repeated_registration_is_told_again_on_another_day(user):
 
     assert Message.objects.count() == 2
     assert message.dedupe_key.startswith(f"account_exists:user:{user.pk}:")
+
+
+def test_owner_who_was_deactivated_is_told_nothing(user):
+    user.is_active = False
+    user.save()
+    Message.objects.all().delete()
+
+    registration_repeated.send(User, user=user)
+
+    assert kinds() == []
