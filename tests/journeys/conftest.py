@@ -21,7 +21,7 @@ PASSWORD = "a-violet-Zeppelin-over-Lisbon"
 HOOK_PASSWORD = "the-hook-s-own-password"
 SVIX_SECRET = "whsec_dGhlIGpvdXJuZXlzJyBvd24gc2VjcmV0"
 
-GRANIAN = ("-m", "granian", "--interface", "wsgi", "--blocking-threads", "4", "--no-log")
+GRANIAN = ("-m", "granian", "--interface", "wsgi", "--blocking-threads", "4", "--log-level", "error")
 CELERY = ("-m", "celery", "--quiet", "-A", "project")
 
 # What Celery writes to the terminal at its end, past all logging.
@@ -42,8 +42,9 @@ class Service:
     def web(self, **environment):
         command = [*GRANIAN, "--host", "127.0.0.1", "--port", str(self.port), "project.wsgi:application"]
         process = self.start("web", *command, **environment)
-        wait_until(lambda: process.poll() is not None or self._answers())
-        assert process.poll() is None, self.text()
+        # Where the application does not load, granian says why and stays.
+        wait_until(lambda: process.poll() is not None or self._answers() or "Traceback" in self.text())
+        assert self._answers(), self.text()
         return process
 
     def worker(self):

@@ -35,6 +35,13 @@ def logged(caplog, event):
     return [record.msg for record in caplog.records if isinstance(record.msg, dict) and record.msg["event"] == event]
 
 
+class BrokenOff(io.BytesIO):
+    """What a server hands on of a client that is gone."""
+
+    def read(self, *_):
+        raise ConnectionResetError
+
+
 @pytest.mark.django_db
 class TestGuard:
     @pytest.mark.parametrize("method", ["get", "head", "put", "patch", "delete"])
@@ -105,10 +112,6 @@ class TestGuard:
         assert WebhookReceipt.objects.get().state == "processed"
 
     def test_body_that_breaks_off_is_400(self):
-        class BrokenOff(io.BytesIO):
-            def read(self, *_):
-                raise ConnectionResetError
-
         request = RequestFactory().post(RESEND_URL, BODY, content_type="application/json", headers=signed(BODY))
         request._stream = BrokenOff()
 
@@ -116,6 +119,37 @@ class TestGuard:
 
         assert response.status_code == 400
         assert not WebhookReceipt.objects.exists()
+
+    def test_body_shorter_than_it_says_is_400(self):
+        request = RequestFactory().post(
+            POSTMARK_URL, POSTMARK_BODY, content_type="application/json", headers=basic(POSTMARK_SECRETS[0])
+        )
+        request._stream = io.BytesIO(POSTMARK_BODY[:-1])
+
+        response = WebhookView.as_view()(request, esp="postmark")
+
+        assert response.status_code == 400
+        assert not WebhookReceipt.objects.exists()
+
+    @pytest.mark.parametrize(
+        ("body", "status"),
+        [
+            (io.BytesIO(POSTMARK_BODY), 200),
+            (io.BytesIO(b" " * (10 * 1024 * 1024 + 1)), 413),
+            (BrokenOff(), 400),
+        ],
+        ids=["whole", "too large", "broken off"],
+    )
+    def test_body_in_chunks(self, body, status):
+        request = RequestFactory().post(
+            POSTMARK_URL, content_type="application/json", headers=basic(POSTMARK_SECRETS[0])
+        )
+        request.META |= {"CONTENT_LENGTH": "", "wsgi.input": body, "wsgi.input_terminated": True}
+
+        response = WebhookView.as_view()(request, esp="postmark")
+
+        assert response.status_code == status
+        assert [bytes(receipt.body) for receipt in WebhookReceipt.objects.all()] == [POSTMARK_BODY] * (status == 200)
 
     @pytest.mark.parametrize(
         "content_type", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
