@@ -31,7 +31,7 @@ demo: $(INSTALLED) ## play the main job on real servers and show each delivery's
 	@$(PY) -m project.stack demo
 
 test: $(INSTALLED) system-packages ## run the tests on private PostgreSQL and Valkey (ARGS="-k name" goes to pytest)
-	@$(PY) -m project.embedded --name test --volatile -- $(PY) -m pytest --basetemp=.run/test/tmp $(or $(ARGS),$(WHOLE))
+	@mkdir -p .run/tmp && TMPDIR=$(CURDIR)/.run/tmp $(PY) -m project.embedded --name test --volatile -- $(PY) -m pytest --basetemp=.run/test/tmp $(or $(ARGS),$(WHOLE))
 
 lint: $(INSTALLED) ## check format, types, imports, migrations, deployment settings and the OpenAPI schema
 	$(PY) -m ruff check .

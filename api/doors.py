@@ -8,6 +8,8 @@ import knox.auth
 from rest_framework import exceptions
 from rest_framework.parsers import JSONParser
 from rest_framework.permissions import AllowAny, BasePermission, IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from api.problems import TooLarge
@@ -44,7 +46,17 @@ class TokenAuthentication(knox.auth.TokenAuthentication):  # type: ignore[misc] 
             raise exceptions.AuthenticationFailed from None
 
 
-class PublicView(APIView):
+class View(APIView):
+    """What no cache may keep, since it is about one person."""
+
+    def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
+        """Say so."""
+        response = super().finalize_response(request, response, *args, **kwargs)
+        response["Cache-Control"] = "no-store"
+        return response
+
+
+class PublicView(View):
     """For anyone: no credentials are looked at."""
 
     authentication_classes = ()
@@ -52,7 +64,7 @@ class PublicView(APIView):
     parser_classes = (SmallJSONParser,)
 
 
-class PrivateView(APIView):
+class PrivateView(View):
     """For users, by a token."""
 
     authentication_classes = (TokenAuthentication,)

@@ -316,5 +316,6 @@ def _match(which: str) -> str:
     )
 
 
-_MATCH: Final = _match("TRUE")
+# Those that nobody claimed for a day are of mails that were not ours.
+_MATCH: Final = _match("e.recorded_at > now() - interval '24 hours'")
 _MATCH_OF: Final = _match("(e.provider, e.esp_message_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]))")

@@ -214,6 +214,7 @@ class DeliveryEvent(models.Model):
                 condition=Q(delivery=None),
                 name="event_parked",
             ),
+            models.Index(fields=["recorded_at"], condition=Q(delivery=None), name="event_parked_lately"),
         ]
 
     def __str__(self) -> str:

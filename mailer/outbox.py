@@ -70,7 +70,11 @@ class Recipient:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A message as a worker holds it. Ages are in seconds, by the database's clock."""
+    """A message as a worker holds it.
+
+    Since the first attempt, `age` seconds have passed, by the database's clock: 0 where there was none; since the first
+    one that may have been accepted, `doubted_for`.
+    """
 
     message: Message
     age: float
@@ -110,7 +114,7 @@ def enqueue(
     """Write a message into the caller's transaction and ring for a worker once it is committed.
 
     Returns None, and changes nothing, where the dedupe key is taken. `expires_at` defaults to the kind's lifetime from
-    now. Raises `KeyError` for an unknown kind.
+    `run_at` or now. Raises `KeyError` for an unknown kind.
     """
     rules = KINDS[kind]
     message = Message(
@@ -169,7 +173,7 @@ def claim(owner: str, limit: int) -> list[Claimed]:
         recipients[message_id].append(Recipient(delivery_id, address))
     messages.sort(key=lambda message: (message.priority, message.run_at, message.pk))
     return [
-        Claimed(m, float(m.age), _seconds(m.doubted_for), tuple(recipients[m.pk]))  # type: ignore[attr-defined]  # _CLAIM adds both
+        Claimed(m, float(m.age or 0), _seconds(m.doubted_for), tuple(recipients[m.pk]))  # type: ignore[attr-defined]  # _CLAIM adds both
         for m in messages
     ]
 
@@ -259,9 +263,10 @@ def sweep() -> dict[str, int]:
         (_LAPSED, {"lifetimes": json.dumps(_key_lifetimes()), "crashes": MAX_CRASHES, "limit": SWEEP_LIMIT}),
         (_EXPIRED, {"limit": SWEEP_LIMIT}),
     ):
-        while counts := _sweep_round(statement, parameters):
-            for state, count in counts.items():
-                moved[state] = moved.get(state, 0) + count
+        while rows := _sweep_round(statement, parameters):
+            for message_id, _, state, correlation_id in rows:
+                moved[state] = moved.get(state, 0) + 1
+                log.warning(LOG_EVENT[state], message_id=str(message_id), correlation_id=correlation_id, by="sweep")
     if matched := len(ledger.match_parked()):
         moved["matched"] = matched
     if moved:
@@ -270,25 +275,24 @@ def sweep() -> dict[str, int]:
 
 
 @transaction.atomic
-def _sweep_round(statement: str, parameters: Mapping[str, Any]) -> dict[str, int]:
+def _sweep_round(statement: str, parameters: Mapping[str, Any]) -> list[tuple[UUID, int, str, str]]:
+    """Move some messages and tell their deliveries; return id, token, new state and correlation id of each."""
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
-        rows = cursor.fetchall()
+        rows: list[tuple[UUID, int, str, str]] = cursor.fetchall()
     deliveries: dict[UUID, list[UUID]] = {}
     for message_id, delivery_id in DeliveryStatus.objects.filter(message_id__in=[row[0] for row in rows]).values_list(
         "message_id", "id"
     ):
         deliveries.setdefault(message_id, []).append(delivery_id)
-    counts: dict[str, int] = {}
-    facts = []
-    for message_id, token, state, correlation_id in rows:
-        counts[state] = counts.get(state, 0) + 1
-        log.warning(LOG_EVENT[state], message_id=str(message_id), correlation_id=correlation_id, by="sweep")
-        facts += [
-            own_fact(EVENT_OF_STATE[state], delivery, f"sweep {token}") for delivery in deliveries.get(message_id, ())
+    ledger.record(
+        [
+            own_fact(EVENT_OF_STATE[state], delivery, f"sweep {token}")
+            for message_id, token, state, _ in rows
+            for delivery in deliveries.get(message_id, ())
         ]
-    ledger.record(facts)
-    return counts
+    )
+    return rows
 
 
 def oldest_due() -> float | None:
@@ -316,7 +320,8 @@ WITH written AS (
     INSERT INTO {_MESSAGE} (id, kind, dedupe_key, user_id, correlation_id, locale, priority, secret, context,
                             run_at, expires_at, state, token, lease_owner, attempts, crashes, provider, error_class)
     SELECT v.id, v.kind, v.dedupe_key, v.user_id, v.correlation_id, v.locale, v.priority, v.secret, v.context,
-           coalesce(v.run_at, now()), coalesce(v.expires_at, now() + make_interval(secs => v.lifetime)),
+           coalesce(v.run_at, now()),
+           coalesce(v.expires_at, coalesce(v.run_at, now()) + make_interval(secs => v.lifetime)),
            'pending', 0, '', 0, 0, '', ''
     FROM (VALUES (%s::uuid, %s, %s, %s::bigint, %s, %s, %s::smallint, %s::bool, %s::jsonb,
                   %s::timestamptz, %s::timestamptz, %s::float))
@@ -338,7 +343,8 @@ WITH due AS MATERIALIZED (
 UPDATE {_MESSAGE} m
 SET state = 'leased', token = m.token + 1, lease_owner = %s, lease_until = now() + make_interval(secs => %s)
 FROM due WHERE m.id = due.id
-RETURNING m.*, extract(epoch FROM now() - m.created_at) AS age,
+RETURNING m.*,
+          extract(epoch FROM now() - (SELECT min(a.started_at) FROM {_ATTEMPT} a WHERE a.message_id = m.id)) AS age,
           extract(epoch FROM now() - m.first_ambiguous_at) AS doubted_for"""
 
 _INTEND: Final = f"""

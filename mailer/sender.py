@@ -10,9 +10,10 @@ import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,6 +25,8 @@ from anymail.message import AnymailMessage, AnymailRecipientStatus, AnymailStatu
 from anymail.signals import post_send
 from django.conf import settings
 from django.core.mail import get_connection
+from django.db import InterfaceError, OperationalError, connection
+from urllib3.exceptions import HTTPError
 
 from mailer import kinds, outbox, routing
 from mailer.exceptions import MailerError, RenderError
@@ -38,6 +41,16 @@ State = Message.State
 
 # Seconds: to connect, and to wait for each part of the answer.
 TIMEOUT: Final = (3.0, 10.0)
+# Seconds and bytes that an answer's body may take: providers send some hundred bytes.
+BODY_TIME: Final = 10.0
+LARGEST: Final = 1024 * 1024
+
+# Seconds after which a drain looks for new messages, and for requests to give up, though none has ended.
+LOOK_AROUND: Final = 1.0
+
+DATABASE_LOST: Final = (OperationalError, InterfaceError)
+# Seconds before a lost database is tried again.
+DATABASE_DOWN: Final = 0.5
 
 # Retry with full jitter: uniform(0, min(LONGEST, FIRST * 2**n)) seconds, until one of the limits.
 FIRST: Final = 2.0
@@ -71,6 +84,19 @@ class Answer:
     recipients: dict[str, AnymailRecipientStatus] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A request that was handed to a thread, and when, by this process's steady clock."""
+
+    claim: Claimed
+    provider: Provider
+    since: float = field(default_factory=time.monotonic)
+
+    def age(self) -> float:
+        """Return the seconds since."""
+        return time.monotonic() - self.since
+
+
 def _always() -> bool:
     return True
 
@@ -78,29 +104,50 @@ def _always() -> bool:
 def drain(keep_on: Callable[[], bool] = _always) -> int:
     """Send all that is due, and return how many messages that was. Claims no more once `keep_on()` is false.
 
-    Safe to run in any number of processes. When it is killed, at most what was in flight is in doubt. An error that
-    nobody foresaw, such as one of a receiver of Anymail's signals, is raised once the other requests are settled.
+    Safe to run in any number of processes. When it is killed, at most what was in flight is in doubt. A database that
+    is lost, or an error that nobody foresaw, such as one of a receiver of Anymail's signals, is raised once the other
+    requests are settled.
     """
     concurrency: int = settings.MAIL_CONCURRENCY
     pool = _pool(os.getpid(), concurrency)
-    under_way: dict[Future[Answer], tuple[Claimed, Provider]] = {}
-    unforeseen: list[BaseException] = []
+    under_way: dict[Future[Answer], UnderWay] = {}
+    errors: list[BaseException] = []
     taken = 0
     while True:
-        claims = [] if unforeseen or not keep_on() else outbox.claim(_owner(), concurrency - len(under_way))
+        claims: list[Claimed] = []
+        if not errors and keep_on() and len(under_way) < concurrency:
+            try:
+                claims = outbox.claim(_owner(), concurrency - len(under_way))
+                for claim, provider in _intend(claims):
+                    under_way[pool.submit(post, provider, claim)] = UnderWay(claim, provider)
+            except DATABASE_LOST as error:
+                errors.append(error)
         taken += len(claims)
-        for claim, provider in _intend(claims):
-            under_way[pool.submit(post, provider, claim)] = (claim, provider)
         if not under_way:
-            if claims:
+            if claims and not errors:
                 continue  # all of them ended before any request: there may be more
-            if unforeseen:
-                raise unforeseen[0]
+            if errors:
+                raise errors[0]
             return taken
-        done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+        done, _ = wait(under_way, timeout=LOOK_AROUND, return_when=FIRST_COMPLETED)
         ended = {future: under_way.pop(future) for future in done}
-        unforeseen += [error for future in done if (error := future.exception())]
-        _settle([_conclude(*sent, future.result()) for future, sent in ended.items() if not future.exception()])
+        errors += [failure for future in done if (failure := future.exception())]
+        _settle([_conclude(sent, future.result()) for future, sent in ended.items() if not future.exception()])
+        _abandon(under_way)
+
+
+def _abandon(under_way: dict[Future[Answer], UnderWay]) -> None:
+    """Wait no longer for requests that have outlived their lease: the sweep sees to their messages.
+
+    One that never got a thread was not made.
+    """
+    late = [future for future, sent in under_way.items() if sent.age() > settings.MAIL_LEASE_SECONDS]
+    for future in late:
+        sent = under_way.pop(future)
+        if future.cancel():
+            _settle([_conclude(sent, Answer(Verdict.NOT_SENT, error_class="no_free_thread"))])
+        else:
+            log.error("request_abandoned", message_id=str(sent.claim.message.pk), provider=sent.provider.name)
 
 
 @functools.cache
@@ -149,8 +196,10 @@ def post(provider: Provider, claim: Claimed) -> Answer:
     except AnymailError as error:
         return Answer(Verdict.PERMANENT, error_class=type(error).__name__)
     try:
-        # Streamed, so that the status counts also where the body is cut off.
-        response = backend.session.request(**{**parameters, "timeout": TIMEOUT, "stream": True})
+        # Streamed, so that the status counts also where the body is cut off. A redirect is never followed: it would
+        # be a GET, which sends nothing, and takes the token of the header to another host.
+        how = {"timeout": TIMEOUT, "stream": True, "allow_redirects": False}
+        response = backend.session.request(**{**parameters, **how})
     except requests.RequestException as error:
         return Answer(of_error(error), error_class=type(error).__name__)
     return _read(provider, backend, payload, email, response)
@@ -181,11 +230,20 @@ def _read(
 
 
 def _is_whole(response: requests.Response) -> bool:
-    """Read the body, which frees the connection for the next request; tell whether all of it came."""
+    """Read the body, which frees the connection for the next request; tell whether all of it came, and in time."""
+    end, body = time.monotonic() + BODY_TIME, bytearray()
     try:
-        return response.content is not None
-    except requests.RequestException:
+        # As it comes, since a read of all of it would wait for ever for a body that drips.
+        while part := response.raw.read1(LARGEST, decode_content=True):
+            body += part
+            if len(body) > LARGEST or time.monotonic() > end:
+                response.close()
+                return False
+    except (HTTPError, OSError):
+        response.close()
         return False
+    response._content = bytes(body)  # noqa: SLF001  # where requests keeps what it has read itself
+    return True
 
 
 def _status_of(recipients: dict[str, AnymailRecipientStatus]) -> AnymailStatus:
@@ -226,9 +284,9 @@ def _email(claim: Claimed) -> AnymailMessage:
     return email
 
 
-def _conclude(claim: Claimed, provider: Provider, answer: Answer) -> tuple[Claimed, Outcome]:
+def _conclude(sent: UnderWay, answer: Answer) -> tuple[Claimed, Outcome]:
     """Decide what follows from an answer."""
-    message = claim.message
+    claim, provider, message = sent.claim, sent.provider, sent.claim.message
     repeatable = provider.idempotency_header is not None
     doubted = claim.doubted_for is not None or (answer.verdict is Verdict.AMBIGUOUS)
     charged = answer.verdict in {Verdict.NOT_SENT, Verdict.AMBIGUOUS}
@@ -310,8 +368,21 @@ def _ended(claim: Claimed, state: str, error_class: str, reason: str = "") -> tu
 
 
 def _settle(outcomes: Sequence[tuple[Claimed, Outcome]]) -> None:
-    """Write outcomes, and log each with the id that runs through the whole story."""
-    outbox.settle([outcome for _, outcome in outcomes])
+    """Write outcomes, and log each with the id that runs through the whole story.
+
+    An answer is a fact that nobody else knows, so a lost database is tried again until the leases are over.
+    """
+    end = time.monotonic() + settings.MAIL_LEASE_SECONDS
+    while True:
+        try:
+            outbox.settle([outcome for _, outcome in outcomes])
+            break
+        except DATABASE_LOST as error:
+            if connection.in_atomic_block or time.monotonic() > end:
+                raise
+            log.warning("database_lost", error_class=type(error).__name__)
+            connection.close()
+            time.sleep(DATABASE_DOWN)
     for claim, outcome in outcomes:
         log.log(
             logging.INFO if outcome.state == State.SENT else logging.WARNING,

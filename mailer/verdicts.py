@@ -43,6 +43,8 @@ def of_status(status: int, refusals: Mapping[int, Verdict]) -> Verdict:
     """Return the verdict on an HTTP status; `refusals` is what this provider means otherwise."""
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return Verdict.ACCEPTED
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+        return Verdict.CONFIGURATION  # the API is elsewhere: its address is a setting
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return refusals.get(status, Verdict.AMBIGUOUS)
     return refusals.get(status) or BY_STATUS.get(status, Verdict.PERMANENT)

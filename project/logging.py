@@ -17,6 +17,8 @@ TOKEN = re.compile(
     r"""[^\s"',;&<>()\[\]{}]+""",
     re.IGNORECASE,
 )
+# Tokens by their shape, wherever they stand: an API token, and a link's (a challenge's id and its signature).
+SHAPES = re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{32}\.[\w-]{43}")
 # Values under these names are never shown, whatever they look like.
 SECRET_NAMES = frozenset({"password", "token", "secret", "authorization", "cookie", "set-cookie", "api_key"})
 
@@ -29,7 +31,9 @@ def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 def _redacted(value: Any) -> Any:
     match value:
         case str():
-            return TOKEN.sub(r"\1<token>", ADDRESS.sub("<address>", value))
+            # Looking for an address in a long text that has none would take time by the square of its length.
+            value = ADDRESS.sub("<address>", value) if "@" in value else value
+            return TOKEN.sub(r"\1<token>", SHAPES.sub("<token>", value))
         case dict():
             return {
                 _redacted(key): "<secret>" if str(key).casefold() in SECRET_NAMES else _redacted(item)
@@ -86,6 +90,7 @@ def configure(*, level: str, style: Literal["json", "console"]) -> dict[str, Any
         "loggers": {
             # Their own lines repeat what the request and task lines say.
             "django.server": {"level": "WARNING"},
+            "django.security.DisallowedHost": {"level": "CRITICAL"},
             "celery.app.trace": {"level": "WARNING"},
             "celery.worker.strategy": {"level": "WARNING"},
             "urllib3": {"level": "WARNING"},

@@ -169,6 +169,8 @@ WEBHOOK_SECRETS: dict[str, list[str]] = {
 }
 WEBHOOK_MAX_BYTES = 10 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = WEBHOOK_MAX_BYTES
+# Nobody has a file to send here: without this, one of any size would be written to the disk.
+FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
 
 
 def _is_basic_auth(secret: str) -> bool:

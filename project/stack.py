@@ -200,6 +200,8 @@ def running(name: str, mode: Mode, say: Callable[[str], None]) -> Iterator[Stack
         environ = environment(port, keys, servers.urls, directory / "simulator")
         environ["LOG_FORMAT"] = "console" if mode.to_terminal else "json"
         environ.setdefault("SIMULATOR_TIME_SCALE", mode.time_scale)
+        environ["TMPDIR"] = str(directory / "tmp")  # killed workers leave files there
+        (directory / "tmp").mkdir(exist_ok=True)
         say("migrating the database")
         _prepare_database(environ, logs / "prepare.log")
         say("starting " + ", ".join(programs(port, directory)))

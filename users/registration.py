@@ -5,14 +5,17 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from uuid_utils.compat import uuid7
 
+from users import challenges
 from users.addresses import canonical
 from users.models import User
 from users.signals import registration_repeated
 
 
 def register(email: str, password: str, locale: str) -> UUID:
-    """Register an address, or tell `registration_repeated` where it has an account; return the registration's id.
+    """Register an address; return the registration's id.
 
+    Where the address has an account already, `registration_repeated` is told, or a new link asked for if it is not
+    verified yet.
     Both ways hash the password, which is most of the time it takes, and return an id of the same shape.
     Raises `ValidationError` for what is no address.
     """
@@ -29,8 +32,11 @@ def register(email: str, password: str, locale: str) -> UUID:
     if owner is None:
         newest = user.challenges.order_by("-created_at").values_list("pk", flat=True).first()
         return newest or uuid7()
-    with transaction.atomic():
-        registration_repeated.send(User, user=owner)
+    if owner.email_verified_at is None:
+        challenges.request_verification(owner.email_canonical)  # the first mail may have been lost
+    else:
+        with transaction.atomic():
+            registration_repeated.send(User, user=owner)
     return uuid7()
 
 

@@ -2,7 +2,7 @@
 
 `challenge_requested`: a new challenge was asked for by someone who already has an account.
     Arguments: `challenge` (EmailChallenge).
-`registration_repeated`: somebody tried to register a taken address. Arguments: `user`, the address's owner.
+`registration_repeated`: somebody tried to register a taken and verified address. Arguments: `user`, its owner.
 """
 
 from django.dispatch import Signal

@@ -2,12 +2,13 @@
 
 from django.contrib import admin
 
-from mailer.admin import ReadOnly
+from mailer.admin import Masked, ReadOnly
+from users.addresses import mask
 from webhooks.models import WebhookReceipt
 
 
 @admin.register(WebhookReceipt)
-class WebhookReceiptAdmin(ReadOnly, admin.ModelAdmin[WebhookReceipt]):
+class WebhookReceiptAdmin(ReadOnly, Masked, admin.ModelAdmin[WebhookReceipt]):
     """Receipts, newest first. Nobody writes them by hand."""
 
     list_display = ("id", "provider", "received_at", "state", "events", "new_events", "error")
@@ -20,5 +21,6 @@ class WebhookReceiptAdmin(ReadOnly, admin.ModelAdmin[WebhookReceipt]):
 
     @admin.display(description="body")
     def text(self, receipt: WebhookReceipt) -> str:
-        """Show the body as text."""
-        return bytes(receipt.body).decode("utf-8", "replace")
+        """Show the body as text, its addresses masked for those who may not see them."""
+        body = bytes(receipt.body).decode("utf-8", "replace")
+        return body if receipt.whole else mask(body)  # type: ignore[attr-defined]  # annotated by `Masked`

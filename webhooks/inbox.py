@@ -44,11 +44,16 @@ def process(provider: str, headers: Mapping[str, str], body: bytes) -> WebhookRe
     recorded = ledger.record(facts)
     receipt.events, receipt.new_events = len(facts), len(recorded)
     receipt.save(force_insert=True)
+    transaction.on_commit(lambda: _log(receipt, recorded))
+    return receipt
+
+
+def _log(receipt: WebhookReceipt, recorded: list[ledger.Recorded]) -> None:
     for event in recorded:
         log.info(
             "event_parked" if event.effect == ledger.Effect.PARKED else "event_recorded",
             receipt_id=str(receipt.pk),
-            provider=provider,
+            provider=receipt.provider,
             event_type=event.event_type,
             effect=event.effect.value,
             delivery_id=event.delivery_id and str(event.delivery_id),
@@ -56,4 +61,3 @@ def process(provider: str, headers: Mapping[str, str], body: bytes) -> WebhookRe
             correlation_id=event.correlation_id,
             status=event.new_status,
         )
-    return receipt

@@ -46,6 +46,8 @@ def _postmark(event: AnymailTrackingEvent) -> tuple[str, Status | None]:
     if event.event_type == "bounced":
         raw = event.esp_event.get("Type") or event.esp_event.get("SuppressionReason") or ""
         return event.event_type, POSTMARK_BOUNCES.get(raw, Status.BOUNCED)
+    if event.event_type == "unsubscribed" and event.esp_event.get("Origin", "Recipient") != "Recipient":
+        return event.event_type, None  # an operator's doing, which says nothing of the mail
     return event.event_type, EVENT_STATUS.get(event.event_type)
 
 

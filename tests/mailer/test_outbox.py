@@ -201,14 +201,30 @@ def test_claim_leaves_a_message_in_another_state(db, state):
     assert outbox.claim("worker", 10) == []
 
 
-def test_claim_knows_how_long_a_message_has_been_in_doubt(db):
+def test_claim_knows_how_long_a_message_has_been_tried_and_in_doubt(db):
     message = enqueue()
-    change(message, state="retry", first_ambiguous_at=Now() - HOUR, created_at=Now() - 2 * HOUR)
+    change(message, state="retry", first_ambiguous_at=Now() - HOUR, created_at=Now() - 9 * HOUR, token=1)
+    Attempt.objects.create(message=message, token=1, provider="resend", started_at=Now() - 2 * HOUR)
 
     claim = claim_one(message)
 
     assert claim.doubted_for == pytest.approx(3600, abs=60)
     assert claim.age == pytest.approx(7200, abs=60)
+
+
+def test_claim_of_a_message_that_waited_long_is_its_first_attempt(db):
+    message = enqueue()
+    change(message, created_at=Now() - 48 * HOUR)
+
+    assert claim_one(message).age == 0
+
+
+def test_lifetime_counts_from_when_a_message_is_due(db):
+    later = timezone.now() + timedelta(days=9)
+
+    message = outbox.enqueue("welcome", "ada@example.com", dedupe_key="later", run_at=later)
+
+    assert read(message).expires_at == later + timedelta(days=3)
 
 
 def test_claim_knows_all_recipients(db):

@@ -4,7 +4,9 @@ import json
 import threading
 from datetime import timedelta
 
+import psycopg
 import pytest
+import trustme
 from anymail.exceptions import AnymailCancelSend
 from anymail.signals import post_send, pre_send
 from django.db import connection, transaction
@@ -15,7 +17,7 @@ from mailer import ledger, outbox, sender
 from mailer.models import Attempt, DeliveryEvent, Message
 from mailer.outbox import Claimed
 from mailer.providers import PROVIDERS
-from mailer.sender import Answer
+from mailer.sender import Answer, UnderWay
 from mailer.verdicts import Verdict
 from tests.conftest import free_port
 from tests.mailer import tiny
@@ -318,7 +320,7 @@ def test_drain_tells_rejected_recipients_from_accepted_ones(db, simulator, prefe
     assert read(message).state == "sent"
 
 
-@pytest.mark.parametrize("status", [301, 400, 404, 413, 422])
+@pytest.mark.parametrize("status", [400, 404, 413, 422])
 @BOTH
 def test_drain_gives_up_what_the_provider_will_never_take(db, answering, provider, status):
     answering(provider, status, b'{"message": "no"}')
@@ -328,6 +330,73 @@ def test_drain_gives_up_what_the_provider_will_never_take(db, answering, provide
 
     assert (read(message).state, delivery_of(message).status) == ("dead", "failed")
     assert read(message).error_class == f"http_{status}"
+
+
+@BOTH
+def test_drain_follows_no_redirect(db, answering, provider):
+    elsewhere = answering(provider)
+    server = answering(provider, 302, b"", Location=f"{elsewhere.url}/", Content_Length="0")
+    message = enqueue()
+
+    sender.drain()
+
+    assert (len(server.requests), elsewhere.connections) == (1, 0)
+    assert (read(message).state, read(message).error_class, read(message).attempts) == ("retry", "http_302", 0)
+
+
+def test_drain_waits_no_longer_for_a_body_that_drips(db, answering, monkeypatch):
+    monkeypatch.setattr(sender, "BODY_TIME", 0.0)
+    answering("postmark")
+    message = enqueue()
+
+    sender.drain()
+
+    assert (read(message).state, read(message).error_class) == ("sent", "unreadable_answer")
+
+
+def test_drain_abandons_a_request_that_outlives_its_lease(db, prefer, monkeypatch, settings):
+    settings.MAIL_LEASE_SECONDS, settings.MAIL_CONCURRENCY = 0.2, 1
+    monkeypatch.setattr(sender, "LOOK_AROUND", 0.05)
+    release, calls = threading.Event(), []
+
+    def stuck(*args):
+        calls.append(args)
+        release.wait(30)
+        return Answer(Verdict.ACCEPTED)
+
+    monkeypatch.setattr(sender, "post", stuck)
+    prefer("postmark", "http://127.0.0.1:9")
+    first, second = enqueue(), enqueue()
+
+    sender.drain()
+    release.set()
+    sender._pool.cache_clear()
+
+    assert len(calls) == 1
+    assert {read(first).state, read(second).state} == {"sending", "retry"}
+    assert Message.objects.get(state="retry").error_class == "no_free_thread"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_answers_outlive_a_lost_database(answering, monkeypatch):
+    server = answering("postmark")
+    settle, lost = outbox.settle, []
+
+    def blinking(outcomes):
+        if not lost:
+            lost.append(connection.connection.info.backend_pid)
+            with psycopg.connect(connection.connection.info.dsn, autocommit=True) as other:
+                other.execute("SELECT pg_terminate_backend(%s)", lost)
+        return settle(outcomes)
+
+    monkeypatch.setattr(outbox, "settle", blinking)
+    messages = [enqueue() for _ in range(3)]
+
+    sender.drain()
+
+    assert lost
+    assert {read(message).state for message in messages} == {"sent"}
+    assert len(server.requests) == 3
 
 
 def test_drain_gives_up_an_address_that_cannot_be_written_to(db, simulator):
@@ -498,7 +567,7 @@ def test_drain_retries_where_the_host_has_no_address(db, prefer, provider):
 @BOTH
 def test_drain_sends_nothing_to_a_server_it_cannot_trust(db, prefer, tmp_path, provider):
     certificate = tmp_path / "certificate.pem"
-    certificate.write_text(tiny.CERTIFICATE)
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(certificate)
     with tiny.serving(lambda: (200, {}, b"{}"), certificate) as server:
         prefer(provider, server.url)
         message = enqueue()
@@ -610,7 +679,7 @@ def test_delay_has_full_jitter_within_bounds(monkeypatch, verdict, attempts, mos
 def test_conclude_gives_up_at_the_limits(attempts, age, doubted_for, verdict, state):
     claim = Claimed(Message(attempts=attempts, token=1), age, doubted_for)
 
-    _, outcome = sender._conclude(claim, PROVIDERS["resend"], Answer(verdict))
+    _, outcome = sender._conclude(UnderWay(claim, PROVIDERS["resend"]), Answer(verdict))
 
     assert outcome.state == state
 

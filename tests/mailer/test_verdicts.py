@@ -25,7 +25,7 @@ from mailer.verdicts import Verdict, of_error, of_status
         (200, Verdict.ACCEPTED),
         (202, Verdict.ACCEPTED),
         (299, Verdict.ACCEPTED),
-        (301, Verdict.PERMANENT),
+        (301, Verdict.CONFIGURATION),
         (400, Verdict.PERMANENT),
         (401, Verdict.CONFIGURATION),
         (403, Verdict.CONFIGURATION),

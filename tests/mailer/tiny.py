@@ -8,10 +8,6 @@ from email.message import Message as Headers
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-# Nobody's: it is signed by itself.
-CERTIFICATE = """\
-"""
-
 # (status, headers, body) of an answer; a Content-Length among the headers is sent as it is.
 Answer = tuple[int, dict[str, str], bytes]
 

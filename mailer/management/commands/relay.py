@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,21 @@ class Command(BaseCommand):
         session = connection.connection
         while not stop.is_set():
             outbox.sweep()
-            sender.drain(keep_on=lambda: not stop.is_set())
             if alive_file:
                 alive_file.touch()
+            if not _drain_for(interval, stop):
+                continue  # there may be more to send, but the sweep comes first
             for _ in range(max(1, round(interval / 0.5))):
                 # Short waits, so that a signal to stop is heeded soon.
                 if stop.is_set() or _notified(session):
                     break
+
+
+def _drain_for(seconds: float, stop: threading.Event) -> bool:
+    """Send what is due, for a while at most; tell whether that was all."""
+    end = time.monotonic() + seconds
+    sender.drain(keep_on=lambda: not stop.is_set() and time.monotonic() < end)
+    return time.monotonic() < end
 
 
 def _notified(session: Any) -> bool:
