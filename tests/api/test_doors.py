@@ -137,3 +137,8 @@ def test_unknown_address_is_a_problem_while_debugging_too(client, settings):
     settings.DEBUG = True
 
     problem_of(client.get("/api/v1/nowhere"), 404, "not_found")
+
+
+@pytest.mark.django_db
+def test_no_cache_keeps_an_answer(client):
+    assert client.get("/api/v1/accounts/me")["Cache-Control"] == "no-store"

@@ -1,9 +1,11 @@
 """What recording facts does to events and deliveries, alone and when many do it at once."""
 
 import random
+from datetime import timedelta
 
 import pytest
 from django.db import transaction
+from django.db.models.functions import Now
 
 from mailer import ledger
 from mailer.ledger import Effect
@@ -350,3 +352,12 @@ def test_match_parked_by_many_threads_gives_each_event_once():
 
     assert matched == 50
     assert [get(delivery_id).open_count for delivery_id in deliveries] == [10] * 5
+
+
+def test_match_parked_gives_strangers_up_after_a_day(db):
+    ledger.record([fact("delivered", esp_message_id="theirs", provider="resend")])
+    DeliveryEvent.objects.update(recorded_at=Now() - timedelta(hours=25))
+    message = enqueue()
+    DeliveryStatus.objects.filter(message=message).update(provider="resend", esp_message_id="theirs")
+
+    assert ledger.match_parked() == []

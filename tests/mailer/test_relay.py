@@ -180,3 +180,13 @@ def test_relay_goes_on_after_its_connection_was_lost(simulator, signals, monkeyp
         other.join()
 
     assert seen == list(Message.objects.values_list("pk", flat=True))
+
+
+def test_relay_that_has_much_to_send_sweeps_in_between(db, simulator):
+    message = enqueue()
+
+    assert not relay._drain_for(0, threading.Event())
+    assert read(message).state == "pending"
+
+    assert relay._drain_for(30, threading.Event())
+    assert read(message).state == "sent"

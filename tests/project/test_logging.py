@@ -217,3 +217,16 @@ class TestWorker:
         entries = [json.loads(line) for line in lines]
         assert {"task_started", "message_retried"} <= {entry["event"] for entry in entries}
         assert "lovelace" not in str(lines)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/v1/auth/tokens/" + "0123456789abcdef" * 4,
+        "/verify-email/" + "0123456789abcdef" * 2 + "." + "Aa0_-" * 8 + "xyz",
+    ],
+)
+def test_token_is_known_by_its_shape(path):
+    shown = redact(None, "info", {"request": f"GET {path}"})["request"]
+
+    assert shown == f"GET {path.rpartition('/')[0]}/<token>"

@@ -1,9 +1,11 @@
 """The page behind the link: GET shows, POST verifies."""
 
 import re
+import tempfile
 from datetime import timedelta
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 
 from users import challenges
@@ -224,3 +226,14 @@ def test_no_log_line_holds_the_token_or_the_address(browser, token, caplog, capf
     assert token not in logged
     assert token.partition(".")[2] not in logged
     assert "ada@" not in logged
+
+
+def test_an_upload_is_not_written_to_the_disk(client, monkeypatch):
+    made = []
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", lambda *_, **__: made.append(1))
+    large = SimpleUploadedFile("large", b"x" * (3 * 1024 * 1024))
+
+    response = client.post(URL, {"token": "nonsense", "file": large})
+
+    assert response.status_code == 404
+    assert made == []

@@ -5,6 +5,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.urls import reverse
 from hypothesis import HealthCheck, given
 from hypothesis import settings as limits
@@ -14,6 +15,7 @@ from mailer import ledger, outbox
 from mailer.models import DeliveryEvent, Message
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of, settle, state_of
+from users.models import User
 from webhooks.models import WebhookReceipt
 
 pytestmark = pytest.mark.django_db
@@ -415,3 +417,17 @@ class TestAdmin:
             "delete": 403,
         }
         assert payloads.POSTMARK_ID in answers["detail"].content.decode()
+
+
+@pytest.mark.django_db
+def test_receipt_is_masked_for_those_who_may_not_see_addresses(client, post_postmark):
+    post_postmark(payloads.postmark("Delivery"))
+    staff = User.objects.create_user("staff@example.com", is_staff=True)
+    staff.user_permissions.add(Permission.objects.get(codename="view_webhookreceipt"))
+    client.force_login(staff)
+
+    page = client.get(reverse("admin:webhooks_webhookreceipt_change", args=[WebhookReceipt.objects.get().pk]))
+
+    assert page.status_code == 200
+    assert "***@example.com" in page.content.decode()
+    assert payloads.RECIPIENT not in page.content.decode()
