@@ -16,16 +16,13 @@ from api.doors import PrivateView
 from api.schema import TOKEN, problems
 from mailer import status
 from mailer.kinds import KINDS
-from mailer.models import Attempt, DeliveryEvent, DeliveryStatus
+from mailer.models import VIEW_RECIPIENT, Attempt, DeliveryEvent, DeliveryStatus
 from mailer.providers import PROVIDERS
 from users.addresses import loosely_canonical
 
-# Whole addresses are for those who hold this permission; `view_deliverystatus` alone sees `a***@example.com`.
-SEES_RECIPIENTS = "mailer.view_recipient"
-
 
 def _sees_recipients(request: Request) -> bool:
-    return bool(request.user.has_perm(SEES_RECIPIENTS))
+    return bool(request.user.has_perm(VIEW_RECIPIENT))
 
 
 class EventSerializer(serializers.ModelSerializer[DeliveryEvent]):

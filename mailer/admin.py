@@ -1,15 +1,13 @@
 """The outbox and the deliveries, to look at."""
 
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.admin.options import BaseModelAdmin
 from django.db import models
 from django.http import HttpRequest
 
-from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message
-
-SEES_RECIPIENTS: Final = "mailer.view_recipient"
+from mailer.models import VIEW_RECIPIENT, Attempt, DeliveryEvent, DeliveryStatus, Message
 
 
 class ReadOnly:
@@ -34,7 +32,7 @@ class Masked(BaseModelAdmin[Any]):
     def get_queryset(self, request: HttpRequest) -> models.QuerySet[Any]:
         """Remember who looks."""
         rows = super().get_queryset(request)
-        sees: models.QuerySet[Any] = rows.annotate(whole=models.Value(request.user.has_perm(SEES_RECIPIENTS)))
+        sees: models.QuerySet[Any] = rows.annotate(whole=models.Value(request.user.has_perm(VIEW_RECIPIENT)))
         return sees
 
     @admin.display(description="recipient")
@@ -104,5 +102,5 @@ class DeliveryStatusAdmin(ReadOnly, Masked, admin.ModelAdmin[DeliveryStatus]):
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
         """Search addresses, too, for those who may see them: others could find out an address by trying."""
-        more = ["recipient_canonical"] if request.user.has_perm(SEES_RECIPIENTS) else []
+        more = ["recipient_canonical"] if request.user.has_perm(VIEW_RECIPIENT) else []
         return (*self.search_fields, *more)

@@ -10,9 +10,10 @@ from django.utils.translation import gettext_lazy as _
 from uuid_utils.compat import uuid7
 
 from mailer import status
-from users.addresses import mask
+from users.addresses import MAX_LENGTH, mask
 
-MAX_ADDRESS = 254
+# Who may see whole addresses, in the admin and over REST; others see `a***@example.org`.
+VIEW_RECIPIENT = "mailer.view_recipient"
 
 
 class Message(models.Model):
@@ -117,8 +118,8 @@ class DeliveryStatus(models.Model):
     # Of the message, repeated so that lists need no join.
     kind = models.CharField(max_length=64)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="deliveries")
-    recipient = models.CharField(max_length=MAX_ADDRESS)
-    recipient_canonical = models.CharField(max_length=MAX_ADDRESS)
+    recipient = models.CharField(max_length=MAX_LENGTH)
+    recipient_canonical = models.CharField(max_length=MAX_LENGTH)
     created_at = models.DateTimeField(db_default=Now())
     updated_at = models.DateTimeField(db_default=Now())
 
@@ -199,7 +200,7 @@ class DeliveryEvent(models.Model):
     provider = models.CharField(max_length=32, blank=True)
     esp_message_id = models.CharField(max_length=255, blank=True)
     esp_event_id = models.CharField(max_length=255, blank=True)
-    recipient_canonical = models.CharField(max_length=MAX_ADDRESS, blank=True)
+    recipient_canonical = models.CharField(max_length=MAX_LENGTH, blank=True)
     reject_reason = models.CharField(max_length=32, blank=True)
     detail = models.TextField(blank=True, help_text=_("What the receiving server or the provider said."))
     receipt_id = models.UUIDField(null=True, help_text=_("The webhook receipt it came in."))

@@ -19,7 +19,7 @@ from django.http import HttpRequest
 
 from mailer.ledger import Fact, Source, dedupe_key
 from mailer.status import EVENT_STATUS, Status
-from users.addresses import loosely_canonical
+from users.addresses import MAX_LENGTH, loosely_canonical
 from webhooks.exceptions import Unreadable
 
 # https://postmarkapp.com/developer/api/bounce-api#bounce-types, where Anymail says `bounced`.
@@ -104,7 +104,7 @@ def read(provider: str, headers: Mapping[str, str], body: bytes, receipt_id: UUI
 
 def _fact(provider: str, event: AnymailTrackingEvent, event_type: str, status: Status | None, receipt_id: UUID) -> Fact:
     # Cut again, since folding the case may lengthen it.
-    recipient = loosely_canonical(_text(event.recipient, 254))[:254]
+    recipient = loosely_canonical(_text(event.recipient, MAX_LENGTH))[:MAX_LENGTH]
     esp_message_id, esp_event_id = _text(event.message_id, 255), _text(event.event_id, 255)
     occurred_at = _time(event.timestamp)
     detail = _text(event.mta_response or event.description, 2000)

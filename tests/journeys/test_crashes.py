@@ -72,22 +72,11 @@ def test_workers_relay_and_beat_at_once_send_each_mail_once(service, provider):
     assert Counter(mail["to"][0] for mail in provider.accepted()) == dict.fromkeys(addresses, 1)
 
 
-def test_broker_killed_registration_answers_and_the_mail_leaves(service, provider, broker):
+@pytest.mark.parametrize("happens", ["killed", "frozen"])
+def test_broker_away_registration_answers_and_the_mail_leaves(service, provider, broker, happens):
     service.web()
     service.relay()
-    broker.kill()
-
-    statuses, seconds = elapsed(lambda: [service.register(address).status_code for address in FIVE])
-
-    assert statuses == [202] * 5
-    assert seconds < PROMPT
-    wait_until(lambda: len(provider.accepted()) == 5)
-
-
-def test_broker_frozen_registration_answers_and_the_mail_leaves(service, provider, broker):
-    service.web()
-    service.relay()
-    broker.process.send_signal(signal.SIGSTOP)
+    {"killed": broker.kill, "frozen": lambda: broker.process.send_signal(signal.SIGSTOP)}[happens]()
 
     statuses, seconds = elapsed(lambda: [service.register(address).status_code for address in FIVE])
 

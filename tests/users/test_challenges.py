@@ -22,11 +22,6 @@ VERIFY = EmailChallenge.Purpose.VERIFY_EMAIL
 
 
 @pytest.fixture
-def user() -> User:
-    return User.objects.create_user("ada@example.com")
-
-
-@pytest.fixture
 def challenge(user) -> EmailChallenge:
     return challenges.issue(user, VERIFY)
 

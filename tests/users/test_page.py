@@ -19,11 +19,6 @@ VERIFY = EmailChallenge.Purpose.VERIFY_EMAIL
 
 
 @pytest.fixture
-def user() -> User:
-    return User.objects.create_user("ada@example.com")
-
-
-@pytest.fixture
 def token(user) -> str:
     return link_token(challenges.issue(user, VERIFY))
 

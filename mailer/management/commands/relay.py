@@ -9,8 +9,7 @@ from typing import Any
 
 import structlog
 from django.core.management.base import BaseCommand
-from django.db import OperationalError, connection
-from django.db.utils import InterfaceError
+from django.db import connection
 
 from mailer import outbox, sender
 
@@ -52,7 +51,7 @@ class Command(BaseCommand):
         while not stop.is_set():
             try:
                 self._serve(stop, interval, alive_file)
-            except (OperationalError, InterfaceError) as error:
+            except sender.DATABASE_LOST as error:
                 log.warning("database_lost", error_class=type(error).__name__)
                 connection.close()
                 stop.wait(DATABASE_DOWN)
