@@ -34,6 +34,7 @@ class Message(models.Model):
         DEAD = "dead", _("given up")
         EXPIRED = "expired", _("expired unsent")
         CANCELLED = "cancelled", _("cancelled")
+        SUPPRESSED = "suppressed", _("suppressed")
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     kind = models.CharField(max_length=64)
@@ -44,6 +45,7 @@ class Message(models.Model):
 
     state = models.CharField(max_length=16, choices=State, default=State.PENDING)
     priority = models.PositiveSmallIntegerField(default=20, help_text=_("Lower goes first."))
+    flow = models.CharField(max_length=64, blank=True, db_default="", help_text=_("Kinds or tags that take turns."))
     created_at = models.DateTimeField(db_default=Now())
     run_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField(null=True)
@@ -55,10 +57,11 @@ class Message(models.Model):
     attempts = models.PositiveSmallIntegerField(default=0, help_text=_("Attempts that count against the limit."))
     crashes = models.PositiveSmallIntegerField(default=0, help_text=_("Leases that ran out."))
     first_ambiguous_at = models.DateTimeField(null=True)
+    inquire_at = models.DateTimeField(null=True, help_text=_("When the provider is asked what became of it."))
 
-    provider = models.CharField(max_length=32, blank=True, help_text=_("Pinned at the first intent."))
+    provider = models.CharField(max_length=32, blank=True, help_text=_("Pinned while it may have been accepted."))
     context = models.JSONField(default=dict)
-    content = models.JSONField(null=True, help_text=_("Rendered and frozen at the first intent."))
+    content = models.JSONField(null=True, help_text=_("What it says; rendered at the first intent if not before."))
     secret = models.BooleanField(default=False, help_text=_("The content is erased once the message has ended."))
     error_class = models.CharField(max_length=64, blank=True)
 
@@ -67,9 +70,19 @@ class Message(models.Model):
         verbose_name_plural = _("messages")
         indexes: ClassVar = [
             models.Index(
-                fields=["priority", "run_at", "id"],
+                fields=["priority", "flow", "run_at", "id"],
                 condition=Q(state__in=["pending", "retry"]),
                 name="message_due",
+            ),
+            models.Index(
+                fields=["inquire_at"],
+                condition=Q(state="unknown"),
+                name="message_doubted",
+            ),
+            models.Index(
+                fields=["finished_at"],
+                condition=Q(finished_at__isnull=False),
+                name="message_finished",
             ),
             models.Index(
                 fields=["lease_until"],
@@ -225,3 +238,68 @@ class DeliveryEvent(models.Model):
     def masked_detail(self) -> str:
         """The detail for those who may not see addresses: receiving servers quote them in their refusals."""
         return mask(self.detail)
+
+
+class Suppression(models.Model):
+    """An address we do not mail now, and why. Written by `mailer.suppressions` alone; released, never deleted."""
+
+    class Reason(models.TextChoices):
+        """Why."""
+
+        HARD_BOUNCE = "hard_bounce", _("a hard bounce")
+        SOFT_BOUNCES = "soft_bounces", _("a run of soft bounces")
+        COMPLAINT = "complaint", _("a complaint")
+        UNSUBSCRIBE = "unsubscribe", _("unsubscribed")
+        MANUAL = "manual", _("by hand")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    address = models.CharField(max_length=MAX_LENGTH, help_text=_("In canonical form."))
+    reason = models.CharField(max_length=16, choices=Reason)
+    source = models.CharField(max_length=64, help_text=_("Who said so: a provider, or an operator."))
+    detail = models.TextField(blank=True)
+    created_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField(null=True)
+    released_at = models.DateTimeField(null=True)
+    released_by = models.CharField(max_length=64, blank=True)
+
+    class Meta:
+        verbose_name = _("suppression")
+        verbose_name_plural = _("suppressions")
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["address", "reason"], condition=Q(released_at=None), name="suppressed_once_for_a_reason"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"suppression {self.pk}"
+
+    @property
+    def masked_address(self) -> str:
+        """The address for those who may not see addresses."""
+        return mask(self.address)
+
+
+class ProviderState(models.Model):
+    """What the fleet knows of a provider: its tokens, and whether it is left alone. Written by `mailer.routing`."""
+
+    class Reason(models.TextChoices):
+        """Why a provider is left alone."""
+
+        THROTTLED = "throttled", _("it asked us to wait")
+        FAILING = "failing", _("its requests fail")
+        REFUSED = "refused", _("it does not know us")
+
+    name = models.CharField(max_length=32, primary_key=True)
+    tokens = models.FloatField(null=True, help_text=_("Messages that may go now; empty where there is no limit."))
+    refilled_at = models.DateTimeField(db_default=Now())
+    failures = models.PositiveIntegerField(default=0, help_text=_("In a row."))
+    blocked_until = models.DateTimeField(null=True)
+    reason = models.CharField(max_length=16, blank=True, choices=Reason)
+
+    class Meta:
+        verbose_name = _("state of a provider")
+        verbose_name_plural = _("states of providers")
+
+    def __str__(self) -> str:
+        return self.name

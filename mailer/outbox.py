@@ -100,22 +100,28 @@ class Outcome:
     facts: tuple[Fact, ...] = field(default=())
 
 
-def enqueue(
+def enqueue(  # noqa: PLR0913  # all that a message is, by name
     kind: str,
-    recipient: str,
-    *,
+    *recipients: str,
     dedupe_key: str,
     user: AbstractBaseUser | None = None,
     context: Mapping[str, Any] | None = None,
+    content: Mapping[str, Any] | None = None,
     locale: str = "en",
+    priority: int | None = None,
+    flow: str = "",
     run_at: datetime | None = None,
     expires_at: datetime | None = None,
 ) -> Message | None:
     """Write a message into the caller's transaction and ring for a worker once it is committed.
 
-    Returns None, and changes nothing, where the dedupe key is taken. `expires_at` defaults to the kind's lifetime from
-    `run_at` or now. Raises `KeyError` for an unknown kind.
+    Returns None, and changes nothing, where the dedupe key is taken. Each recipient, a bare address, gets a delivery.
+    What it says is rendered from the kind's templates with `context`, or is `content` (`mailer.content`). Priority and
+    flow default to the kind's and its name, `expires_at` to the kind's lifetime from `run_at` or now. Raises
+    `KeyError` for an unknown kind, `ValueError` without a recipient.
     """
+    if not recipients:
+        raise ValueError("a message needs a recipient")
     rules = KINDS[kind]
     message = Message(
         kind=kind,
@@ -123,14 +129,17 @@ def enqueue(
         user_id=user.pk if user else None,
         correlation_id=_correlation_id(),
         locale=locale,
-        priority=rules.priority,
+        priority=rules.priority if priority is None else priority,
+        flow=flow or kind,
         secret=rules.secret,
         context=dict(context or {}),
+        content=content and dict(content),
     )
     with transaction.atomic():
         if not _insert(message, run_at, expires_at, rules.lifetime.total_seconds() if rules.lifetime else None):
             return None
-        ledger.open_delivery(message, recipient, event_type="scheduled" if run_at else "queued")
+        for recipient in recipients:
+            ledger.open_delivery(message, recipient, event_type="scheduled" if run_at else "queued")
 
         def announce() -> None:
             ids = {"message_id": str(message.pk), "correlation_id": message.correlation_id}
@@ -153,7 +162,8 @@ def _insert(message: Message, run_at: datetime | None, expires_at: datetime | No
             _INSERT,
             [
                 *(message.pk, message.kind, message.dedupe_key, message.user_id, message.correlation_id),
-                *(message.locale, message.priority, message.secret, json.dumps(message.context)),
+                *(message.locale, message.priority, message.flow, message.secret, json.dumps(message.context)),
+                None if message.content is None else json.dumps(message.content),
                 *(run_at, expires_at, lifetime, CHANNEL),
             ],
         )
@@ -304,11 +314,7 @@ def oldest_due() -> float | None:
 
 
 def _key_lifetimes() -> dict[str, float]:
-    return {
-        provider.name: provider.key_lifetime.total_seconds()
-        for provider in PROVIDERS.values()
-        if provider.idempotency_header
-    }
+    return {provider.name: provider.key.lifetime.total_seconds() for provider in PROVIDERS.values() if provider.key}
 
 
 _MESSAGE: Final = Message._meta.db_table
@@ -317,16 +323,17 @@ _ATTEMPT: Final = Attempt._meta.db_table
 # The dedupe key decides between two that enqueue the same at once: the later one waits and then finds it taken.
 _INSERT: Final = f"""
 WITH written AS (
-    INSERT INTO {_MESSAGE} (id, kind, dedupe_key, user_id, correlation_id, locale, priority, secret, context,
-                            run_at, expires_at, state, token, lease_owner, attempts, crashes, provider, error_class)
-    SELECT v.id, v.kind, v.dedupe_key, v.user_id, v.correlation_id, v.locale, v.priority, v.secret, v.context,
-           coalesce(v.run_at, now()),
+    INSERT INTO {_MESSAGE} (id, kind, dedupe_key, user_id, correlation_id, locale, priority, flow, secret,
+                            context, content, run_at, expires_at,
+                            state, token, lease_owner, attempts, crashes, provider, error_class)
+    SELECT v.id, v.kind, v.dedupe_key, v.user_id, v.correlation_id, v.locale, v.priority, v.flow, v.secret,
+           v.context, v.content, coalesce(v.run_at, now()),
            coalesce(v.expires_at, coalesce(v.run_at, now()) + make_interval(secs => v.lifetime)),
            'pending', 0, '', 0, 0, '', ''
-    FROM (VALUES (%s::uuid, %s, %s, %s::bigint, %s, %s, %s::smallint, %s::bool, %s::jsonb,
-                  %s::timestamptz, %s::timestamptz, %s::float))
-         AS v(id, kind, dedupe_key, user_id, correlation_id, locale, priority, secret, context,
-              run_at, expires_at, lifetime)
+    FROM (VALUES (%s::uuid, %s, %s, %s::bigint, %s, %s, %s::smallint, %s, %s::bool, %s::jsonb,
+                  %s::jsonb, %s::timestamptz, %s::timestamptz, %s::float))
+         AS v(id, kind, dedupe_key, user_id, correlation_id, locale, priority, flow, secret, context,
+              content, run_at, expires_at, lifetime)
     ON CONFLICT (dedupe_key) DO NOTHING
     RETURNING id
 )

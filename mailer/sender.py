@@ -28,7 +28,7 @@ from django.core.mail import get_connection
 from django.db import InterfaceError, OperationalError, connection
 from urllib3.exceptions import HTTPError
 
-from mailer import kinds, outbox, routing
+from mailer import content, kinds, outbox, routing
 from mailer.exceptions import MailerError, RenderError
 from mailer.ledger import Fact, own_fact
 from mailer.models import Message
@@ -167,7 +167,8 @@ def _intend(claims: Sequence[Claimed]) -> Iterable[tuple[Claimed, Provider]]:
     for claim in claims:
         try:
             provider = routing.choose(claim.message)
-            if claim.doubted_for is not None and claim.doubted_for >= provider.key_lifetime.total_seconds():
+            lifetime = provider.key.lifetime.total_seconds() if provider.key else 0
+            if claim.doubted_for is not None and claim.doubted_for >= lifetime:
                 refused.append(_ended(claim, State.UNKNOWN, "key_expired"))
                 continue
             claim.message.provider = provider.name
@@ -185,13 +186,13 @@ def _intend(claims: Sequence[Claimed]) -> Iterable[tuple[Claimed, Provider]]:
 def post(provider: Provider, claim: Claimed) -> Answer:
     """Make one request, and say what the answer means. Touches no database; raises nothing a provider can cause."""
     backend = _backend(provider.name, provider.backend)
-    email = _email(claim)
+    email = content.thaw(claim.message, [recipient.address for recipient in claim.recipients])
     try:
         if not backend.run_pre_send(email):
             return Answer(Verdict.PERMANENT, error_class="cancelled_by_receiver")
         payload = backend.build_message_payload(email, backend.send_defaults)
-        if provider.idempotency_header:
-            payload.headers[provider.idempotency_header] = str(claim.message.pk)
+        if provider.key:
+            payload.headers[provider.key.header] = str(claim.message.pk)
         parameters = payload.get_request_params(backend.api_url)
     except AnymailError as error:
         return Answer(Verdict.PERMANENT, error_class=type(error).__name__)
@@ -270,24 +271,10 @@ def _backend(name: str, path: str) -> AnymailRequestsBackend:
     return backends[name]
 
 
-def _email(claim: Claimed) -> AnymailMessage:
-    message, content = claim.message, claim.message.content or {}
-    email = AnymailMessage(
-        subject=content["subject"],
-        body=content["text"],
-        from_email=content["from_email"],
-        to=[recipient.address for recipient in claim.recipients],
-        tags=[message.kind],
-        metadata={"message_id": str(message.pk), "correlation_id": message.correlation_id},
-    )
-    email.attach_alternative(content["html"], "text/html")
-    return email
-
-
 def _conclude(sent: UnderWay, answer: Answer) -> tuple[Claimed, Outcome]:
     """Decide what follows from an answer."""
     claim, provider, message = sent.claim, sent.provider, sent.claim.message
-    repeatable = provider.idempotency_header is not None
+    repeatable = provider.key is not None
     doubted = claim.doubted_for is not None or (answer.verdict is Verdict.AMBIGUOUS)
     charged = answer.verdict in {Verdict.NOT_SENT, Verdict.AMBIGUOUS}
     match answer.verdict:

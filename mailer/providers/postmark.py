@@ -6,4 +6,9 @@ message that will never do, 429 over the rate limit, 500 and 503 for trouble of 
 
 from mailer.providers.base import Provider
 
-PROVIDER = Provider(name="postmark", backend="anymail.backends.postmark.EmailBackend")
+PROVIDER = Provider(
+    name="postmark",
+    backend="anymail.backends.postmark.EmailBackend",
+    needs=("POSTMARK_SERVER_TOKEN",),
+    takes=("POSTMARK_API_URL", "POSTMARK_MESSAGE_STREAM"),
+)

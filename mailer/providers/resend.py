@@ -7,14 +7,15 @@ https://resend.com/docs/api-reference/errors: the meaning of the other statuses.
 
 from datetime import timedelta
 
-from mailer.providers.base import Provider
+from mailer.providers.base import Key, Provider
 from mailer.verdicts import Verdict
 
 PROVIDER = Provider(
     name="resend",
     backend="anymail.backends.resend.EmailBackend",
-    idempotency_header="Idempotency-Key",
+    needs=("RESEND_API_KEY",),
+    takes=("RESEND_API_URL",),
     # An hour less than it holds, for clocks that differ and for the time a request takes.
-    key_lifetime=timedelta(hours=23),
+    key=Key(header="Idempotency-Key", lifetime=timedelta(hours=23)),
     refusals={409: Verdict.AMBIGUOUS},
 )

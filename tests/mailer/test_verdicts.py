@@ -84,5 +84,7 @@ def test_get_an_unknown_provider_says_which_there_are():
 
 
 @pytest.mark.parametrize("provider", providers.PROVIDERS.values(), ids=lambda provider: provider.name)
-def test_a_provider_has_a_key_and_its_lifetime_or_neither(provider):
-    assert bool(provider.idempotency_header) == bool(provider.key_lifetime)
+def test_a_providers_key_has_one_place_and_a_lifetime(provider):
+    if provider.key:
+        assert bool(provider.key.header) != bool(provider.key.field)
+        assert provider.key.lifetime
