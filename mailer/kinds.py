@@ -14,7 +14,7 @@ from django.utils import translation
 from django.utils.http import urlencode
 
 from mailer.exceptions import RenderError
-from mailer.models import Message
+from mailer.models import Message, Suppression
 from users import challenges
 from users.models import EmailChallenge
 
@@ -55,18 +55,28 @@ def _link(message: Message) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of mail. `secret`: its content must not outlive the message, since it holds a link's token."""
+    """One kind of mail.
+
+    `secret`: its content must not outlive the message, since it holds a link's token. `at_least_once`: where nothing
+    tells whether it was accepted it is sent again, rather than perhaps never. `despite`: reasons for which an address
+    is suppressed that do not hold it back.
+    """
 
     priority: int
     secret: bool = False
+    at_least_once: bool = False
+    despite: frozenset[str] = frozenset()
     lifetime: timedelta | None = None
     variables: Callable[[Message], Mapping[str, Any]] = field(default=_none)
 
 
+# Mails about an account's safety go to those, too, who want no others; not to an address that does not exist.
+ACCOUNT: Final = frozenset({Suppression.Reason.COMPLAINT.value, Suppression.Reason.UNSUBSCRIBE.value})
+
 KINDS: Final[dict[str, Kind]] = {
-    "verification": Kind(PRIORITY["now"], secret=True, variables=_link),
+    "verification": Kind(PRIORITY["now"], secret=True, at_least_once=True, despite=ACCOUNT, variables=_link),
     "welcome": Kind(PRIORITY["medium"], lifetime=timedelta(days=3)),
-    "account_exists": Kind(PRIORITY["high"], lifetime=timedelta(hours=8)),
+    "account_exists": Kind(PRIORITY["high"], at_least_once=True, despite=ACCOUNT, lifetime=timedelta(hours=8)),
 }
 
 

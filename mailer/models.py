@@ -57,6 +57,9 @@ class Message(models.Model):
     attempts = models.PositiveSmallIntegerField(default=0, help_text=_("Attempts that count against the limit."))
     crashes = models.PositiveSmallIntegerField(default=0, help_text=_("Leases that ran out."))
     first_ambiguous_at = models.DateTimeField(null=True)
+    repeats = models.PositiveSmallIntegerField(
+        db_default=0, help_text=_("Sent again though it may have been accepted.")
+    )
     inquire_at = models.DateTimeField(null=True, help_text=_("When the provider is asked what became of it."))
 
     provider = models.CharField(max_length=32, blank=True, help_text=_("Pinned while it may have been accepted."))

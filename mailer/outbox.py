@@ -1,19 +1,20 @@
-r"""The outbox: every SQL that moves a `Message`.
+r"""The outbox: the way of a `Message` from its cause to the provider.
 
     pending -> leased -> sending -> sent
                   \          \-> retry, unknown, dead
-                   \-> retry, dead
-    pending, retry -> expired
+                   \-> retry, dead, suppressed
 
 A worker *claims* (a lease, and a token one higher), commits its *intent* before the request leaves, and *settles* the
 outcome. The token fences: a decision (retry, give up) counts only from its holder, a fact (accepted)
-from anyone. Locks are taken on messages before deliveries, each in the order of their ids.
+from anyone. Locks are taken on messages before deliveries, each in the order of their ids. What a dead worker or a
+passed deadline left behind, `mailer.sweeping` moves.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import IntEnum
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -27,7 +28,6 @@ from mailer.doorbell import ring
 from mailer.kinds import KINDS
 from mailer.ledger import Fact, own_fact
 from mailer.models import Attempt, DeliveryStatus, Message
-from mailer.providers import PROVIDERS
 from mailer.verdicts import Verdict
 
 log = structlog.get_logger(__name__)
@@ -35,12 +35,7 @@ State = Message.State
 
 # PostgreSQL's channel on which the relay hears of new messages.
 CHANNEL: Final = "mailer"
-# Leases of one message that may run out before it is taken to be what kills the workers.
-MAX_CRASHES: Final = 3
-# Rows that one round of the sweep moves.
-SWEEP_LIMIT: Final = 500
-
-TERMINAL: Final = (State.SENT, State.DEAD, State.EXPIRED, State.CANCELLED)
+TERMINAL: Final = (State.SENT, State.DEAD, State.EXPIRED, State.CANCELLED, State.SUPPRESSED)
 
 # What the recipients' deliveries are told of a state that a message ends up in, or goes back to.
 EVENT_OF_STATE: Final[Mapping[str, str]] = {
@@ -48,6 +43,7 @@ EVENT_OF_STATE: Final[Mapping[str, str]] = {
     State.UNKNOWN: "ambiguous",
     State.DEAD: "failed",
     State.EXPIRED: "expired",
+    State.SUPPRESSED: "suppressed",
 }
 
 # What the log says of it.
@@ -57,15 +53,32 @@ LOG_EVENT: Final[Mapping[str, str]] = {
     State.UNKNOWN: "message_left_in_doubt",
     State.DEAD: "message_given_up",
     State.EXPIRED: "message_expired",
+    State.SUPPRESSED: "message_suppressed",
 }
+
+
+class Lane(IntEnum):
+    """Priorities that share slots: what is urgent never waits behind a bulk send. Its value is where it begins."""
+
+    URGENT = 0
+    BULK = 20
+
+    @classmethod
+    def of(cls, priority: int) -> "Lane":
+        """Return the lane of a priority."""
+        return cls.BULK if priority >= cls.BULK else cls.URGENT
+
+
+LAST_PRIORITY: Final = 32767
 
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """One delivery of a claimed message."""
+    """One delivery of a claimed message; `canonical` is its address as suppressions know it."""
 
     delivery_id: UUID
     address: str
+    canonical: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,8 @@ class Claimed:
 class Outcome:
     """What became of a claim: the state that follows, and the facts for its deliveries.
 
-    `delay` is in seconds, for `retry`. `verdict` is None where no request was made.
+    `delay` is in seconds, for `retry`; so is `inquire_in`, after which evidence is looked for, for `unknown`. `verdict`
+    is None where no request was made.
     """
 
     message_id: UUID
@@ -95,6 +109,7 @@ class Outcome:
     verdict: Verdict | None = None
     charged: bool = False
     delay: float = 0.0
+    inquire_in: float | None = None
     http_status: int | None = None
     error_class: str = ""
     facts: tuple[Fact, ...] = field(default=())
@@ -170,34 +185,35 @@ def _insert(message: Message, run_at: datetime | None, expires_at: datetime | No
         return cursor.fetchone() is not None
 
 
-def claim(owner: str, limit: int) -> list[Claimed]:
-    """Lease up to `limit` due messages, most urgent first, to `owner`.
+def claim(owner: str, limit: int, lane: Lane = Lane.BULK) -> list[Claimed]:
+    """Lease up to `limit` due messages of a lane or a more urgent one to `owner`.
 
-    Safe with any number of claimants: SKIP LOCKED inside a materialized CTE locks no more rows than it returns,
-    and each row goes to one of them.
+    The most urgent go first; the flows of one priority share alike, each by the time its messages are due. Safe with
+    any number of claimants: SKIP LOCKED passes over what another one takes, and each row goes to one of them.
     """
-    messages = list(Message.objects.raw(_CLAIM, [limit, owner, settings.MAIL_LEASE_SECONDS]))
-    recipients: dict[UUID, list[Recipient]] = {message.pk: [] for message in messages}
-    rows = DeliveryStatus.objects.filter(message_id__in=recipients).order_by("id")
-    for message_id, delivery_id, address in rows.values_list("message_id", "id", "recipient"):
-        recipients[message_id].append(Recipient(delivery_id, address))
-    messages.sort(key=lambda message: (message.priority, message.run_at, message.pk))
-    return [
-        Claimed(m, float(m.age or 0), _seconds(m.doubted_for), tuple(recipients[m.pk]))  # type: ignore[attr-defined]  # _CLAIM adds both
-        for m in messages
-    ]
+    if limit <= 0:
+        return []
+    last = LAST_PRIORITY if lane is Lane.BULK else Lane.BULK - 1
+    parameters = {"limit": limit, "last": last, "owner": owner, "lease": settings.MAIL_LEASE_SECONDS}
+    claims = [_claimed(message) for message in Message.objects.raw(_CLAIM, parameters)]
+    claims.sort(key=lambda c: (c.message.priority, c.message.run_at, c.message.pk))
+    return claims
 
 
-def _seconds(value: Any) -> float | None:
-    return None if value is None else float(value)
+def _claimed(message: Any) -> Claimed:
+    """Take apart what `_CLAIM` adds to a message's columns."""
+    rows = json.loads(message.recipients or "[]")
+    recipients = tuple(Recipient(UUID(delivery), address, canonical) for delivery, address, canonical in rows)
+    doubted_for = None if message.doubted_for is None else float(message.doubted_for)
+    return Claimed(message, float(message.age or 0), doubted_for, recipients)
 
 
 @transaction.atomic
-def intend(claims: Sequence[Claimed]) -> list[Claimed]:
+def intend(claims: Sequence[Claimed], facts: Sequence[Fact] = ()) -> list[Claimed]:
     """Commit the intent to send: provider pinned, content frozen, an attempt written. Return those that may go.
 
-    A claim whose token is no longer the message's, since its lease ran out meanwhile, is left out. Nothing may be
-    requested of a provider before this has returned.
+    `facts` are told with it: about recipients that are left out. A claim whose token is no longer the message's, since
+    its lease ran out meanwhile, does not go. Nothing may be requested of a provider before this has returned.
     """
     rows = [
         {
@@ -218,6 +234,7 @@ def intend(claims: Sequence[Claimed]) -> list[Claimed]:
             for c in going
             for recipient in c.recipients
         ]
+        + list(facts)
     )
     return going
 
@@ -237,6 +254,7 @@ def settle(outcomes: Sequence[Outcome]) -> None:
             "verdict": o.verdict or "",
             "charged": o.charged,
             "delay": o.delay,
+            "inquire_in": o.inquire_in,
             "http_status": o.http_status,
             "error_class": o.error_class,
         }
@@ -250,75 +268,17 @@ def settle(outcomes: Sequence[Outcome]) -> None:
     ledger.match_parked_of((fact.provider, fact.esp_message_id) for fact in facts)
 
 
-def confirm(message_ids: Iterable[UUID]) -> int:
-    """Take messages for sent that a provider has reported on; return how many were in doubt.
-
-    The report proves the acceptance, whatever our own record of the request says.
-    """
-    identifiers = sorted({*message_ids})
-    if not identifiers:
-        return 0
-    with connection.cursor() as cursor:
-        cursor.execute(_CONFIRM, [identifiers])
-        return int(cursor.rowcount)
-
-
-def sweep() -> dict[str, int]:
-    """Find what a lost hint, a dead worker or a passed deadline left behind; return what was moved, by state.
-
-    Safe to run from anywhere at any time: each round locks the rows it moves and skips those another one has.
-    """
-    moved: dict[str, int] = {}
-    for statement, parameters in (
-        (_LAPSED, {"lifetimes": json.dumps(_key_lifetimes()), "crashes": MAX_CRASHES, "limit": SWEEP_LIMIT}),
-        (_EXPIRED, {"limit": SWEEP_LIMIT}),
-    ):
-        while rows := _sweep_round(statement, parameters):
-            for message_id, _, state, correlation_id in rows:
-                moved[state] = moved.get(state, 0) + 1
-                log.warning(LOG_EVENT[state], message_id=str(message_id), correlation_id=correlation_id, by="sweep")
-    if matched := len(ledger.match_parked()):
-        moved["matched"] = matched
-    if moved:
-        log.info("outbox_swept", **moved)
-    return moved
-
-
-@transaction.atomic
-def _sweep_round(statement: str, parameters: Mapping[str, Any]) -> list[tuple[UUID, int, str, str]]:
-    """Move some messages and tell their deliveries; return id, token, new state and correlation id of each."""
-    with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
-        rows: list[tuple[UUID, int, str, str]] = cursor.fetchall()
-    deliveries: dict[UUID, list[UUID]] = {}
-    for message_id, delivery_id in DeliveryStatus.objects.filter(message_id__in=[row[0] for row in rows]).values_list(
-        "message_id", "id"
-    ):
-        deliveries.setdefault(message_id, []).append(delivery_id)
-    ledger.record(
-        [
-            own_fact(EVENT_OF_STATE[state], delivery, f"sweep {token}")
-            for message_id, token, state, _ in rows
-            for delivery in deliveries.get(message_id, ())
-        ]
-    )
-    return rows
-
-
 def oldest_due() -> float | None:
     """Return for how many seconds the oldest due message has waited, or None where none is due."""
     with connection.cursor() as cursor:
-        cursor.execute(_OLDEST_DUE)
+        cursor.execute(_OLDEST_DUE, {"last": LAST_PRIORITY})
         row = cursor.fetchone()
     return None if row is None or row[0] is None else float(row[0])
 
 
-def _key_lifetimes() -> dict[str, float]:
-    return {provider.name: provider.key.lifetime.total_seconds() for provider in PROVIDERS.values() if provider.key}
-
-
 _MESSAGE: Final = Message._meta.db_table
 _ATTEMPT: Final = Attempt._meta.db_table
+_DELIVERY: Final = DeliveryStatus._meta.db_table
 
 # The dedupe key decides between two that enqueue the same at once: the later one waits and then finds it taken.
 _INSERT: Final = f"""
@@ -339,20 +299,47 @@ WITH written AS (
 )
 SELECT id, pg_notify(%s, '') FROM written"""
 
+_WAITS: Final = "m.state IN ('pending', 'retry') AND (m.expires_at IS NULL OR m.expires_at > now())"
+
+# The flows in which something waits, each with when its first is due. It leaps through the index from one flow to the
+# next, so that it costs the same however long a queue is.
+_FLOWS: Final = f"""
+WITH RECURSIVE flow AS (
+    (SELECT m.priority, m.flow, m.run_at FROM {_MESSAGE} m
+     WHERE {_WAITS} AND m.priority <= %(last)s
+     ORDER BY m.priority, m.flow, m.run_at LIMIT 1)
+    UNION ALL
+    SELECT next.* FROM flow, LATERAL (
+        SELECT m.priority, m.flow, m.run_at FROM {_MESSAGE} m
+        WHERE {_WAITS} AND m.priority <= %(last)s AND (m.priority, m.flow) > (flow.priority, flow.flow)
+        ORDER BY m.priority, m.flow, m.run_at LIMIT 1) next
+)"""
+
+# Of each flow as many rows are locked as it may have.
 _CLAIM: Final = f"""
-WITH due AS MATERIALIZED (
-    SELECT id FROM {_MESSAGE}
-    WHERE state IN ('pending', 'retry') AND run_at <= now() AND (expires_at IS NULL OR expires_at > now())
-    ORDER BY priority, run_at, id
-    LIMIT %s
-    FOR NO KEY UPDATE SKIP LOCKED
+{_FLOWS},
+share AS MATERIALIZED (
+    SELECT priority, flow, greatest(1, %(limit)s / count(*) OVER (PARTITION BY priority)) AS size
+    FROM flow WHERE run_at <= now() ORDER BY priority, random()
+),
+due AS MATERIALIZED (
+    SELECT picked.id FROM share CROSS JOIN LATERAL (
+        SELECT m.id FROM {_MESSAGE} m
+        WHERE {_WAITS} AND m.priority = share.priority AND m.flow = share.flow AND m.run_at <= now()
+        ORDER BY m.run_at, m.id LIMIT share.size
+        FOR NO KEY UPDATE SKIP LOCKED) picked
+    LIMIT %(limit)s
 )
 UPDATE {_MESSAGE} m
-SET state = 'leased', token = m.token + 1, lease_owner = %s, lease_until = now() + make_interval(secs => %s)
+SET state = 'leased', token = m.token + 1, lease_owner = %(owner)s,
+    lease_until = now() + make_interval(secs => %(lease)s)
 FROM due WHERE m.id = due.id
 RETURNING m.*,
-          extract(epoch FROM now() - (SELECT min(a.started_at) FROM {_ATTEMPT} a WHERE a.message_id = m.id)) AS age,
-          extract(epoch FROM now() - m.first_ambiguous_at) AS doubted_for"""
+          CASE WHEN m.token > 1 THEN extract(epoch FROM now() - (
+              SELECT min(a.started_at) FROM {_ATTEMPT} a WHERE a.message_id = m.id)) END AS age,
+          extract(epoch FROM now() - m.first_ambiguous_at) AS doubted_for,
+          (SELECT json_agg(json_build_array(d.id, d.recipient, d.recipient_canonical) ORDER BY d.id)::text
+           FROM {_DELIVERY} d WHERE d.message_id = m.id AND d.status <> 'suppressed') AS recipients"""
 
 _INTEND: Final = f"""
 WITH intent AS MATERIALIZED (
@@ -376,7 +363,8 @@ RETURNING message_id"""
 _SETTLE: Final = f"""
 WITH outcome AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(outcomes)s::jsonb) AS o(
-        id uuid, token int, state text, verdict text, charged bool, delay float, http_status int, error_class text)
+        id uuid, token int, state text, verdict text, charged bool, delay float, inquire_in float,
+        http_status int, error_class text)
 ),
 locked AS MATERIALIZED (
     SELECT id FROM {_MESSAGE} WHERE id IN (SELECT id FROM outcome) ORDER BY id FOR NO KEY UPDATE
@@ -391,9 +379,11 @@ attempted AS (
 UPDATE {_MESSAGE} m
 SET state = o.state, error_class = o.error_class, attempts = m.attempts + o.charged::int,
     run_at = CASE o.state WHEN 'retry' THEN now() + make_interval(secs => o.delay) ELSE m.run_at END,
-    lease_owner = '', lease_until = NULL,
+    lease_owner = '', lease_until = NULL, inquire_at = now() + make_interval(secs => o.inquire_in),
     first_ambiguous_at = CASE o.verdict
         WHEN 'ambiguous' THEN coalesce(m.first_ambiguous_at, attempted.started_at) ELSE m.first_ambiguous_at END,
+    provider = CASE WHEN o.state = 'retry' AND o.verdict <> 'ambiguous' AND m.first_ambiguous_at IS NULL
+        THEN '' ELSE m.provider END,
     finished_at = CASE WHEN o.state = ANY(%(terminal)s) THEN now() END,
     content = CASE WHEN m.secret AND o.state = ANY(%(terminal)s) THEN NULL ELSE m.content END
 FROM outcome o JOIN locked USING (id) LEFT JOIN attempted ON attempted.message_id = o.id
@@ -401,61 +391,4 @@ WHERE m.id = o.id AND (
     (o.state = 'sent' AND m.state <> 'sent') OR (m.token = o.token AND m.state IN ('leased', 'sending')))
 RETURNING m.id"""
 
-_CONFIRM: Final = f"""
-WITH doubted AS MATERIALIZED (
-    SELECT id FROM {_MESSAGE}
-    WHERE id = ANY(%s) AND token > 0 AND state NOT IN ('sent', 'cancelled')
-    ORDER BY id FOR NO KEY UPDATE
-)
-UPDATE {_MESSAGE} m
-SET state = 'sent', finished_at = now(), lease_owner = '', lease_until = NULL,
-    content = CASE WHEN m.secret THEN NULL ELSE m.content END
-FROM doubted WHERE m.id = doubted.id AND m.state NOT IN ('sent', 'cancelled')"""
-
-# A lease that ran out before the intent: nothing left, so it goes back. After it: the request may have been
-# accepted, so it goes back only while the provider's idempotency key makes a repeat harmless.
-_LAPSED: Final = f"""
-WITH lapsed AS MATERIALIZED (
-    SELECT m.id, m.state AS was, m.crashes + 1 >= %(crashes)s AS deadly,
-           coalesce(m.first_ambiguous_at, CASE m.state WHEN 'sending' THEN a.started_at END) AS doubted_since,
-           make_interval(secs => (%(lifetimes)s::jsonb ->> m.provider)::float) AS key_lifetime
-    FROM {_MESSAGE} m LEFT JOIN {_ATTEMPT} a ON a.message_id = m.id AND a.token = m.token
-    WHERE m.state IN ('leased', 'sending') AND m.lease_until < now()
-    ORDER BY m.id LIMIT %(limit)s
-    FOR NO KEY UPDATE OF m SKIP LOCKED
-),
-attempted AS (
-    UPDATE {_ATTEMPT} a SET finished_at = now(), outcome = 'ambiguous', error_class = 'lease_ran_out'
-    FROM lapsed JOIN {_MESSAGE} m USING (id)
-    WHERE lapsed.was = 'sending' AND a.message_id = lapsed.id AND a.token = m.token
-)
-UPDATE {_MESSAGE} m
-SET state = CASE
-        WHEN doubted_since IS NULL THEN CASE WHEN deadly THEN 'dead' ELSE 'retry' END
-        WHEN NOT deadly AND doubted_since + key_lifetime > now() THEN 'retry'
-        ELSE 'unknown' END,
-    crashes = m.crashes + 1, first_ambiguous_at = doubted_since, run_at = now(),
-    lease_owner = '', lease_until = NULL, error_class = 'lease_ran_out',
-    finished_at = CASE WHEN doubted_since IS NULL AND deadly THEN now() END,
-    content = CASE WHEN m.secret AND doubted_since IS NULL AND deadly THEN NULL ELSE m.content END
-FROM lapsed WHERE m.id = lapsed.id
-RETURNING m.id, m.token, m.state, m.correlation_id"""
-
-# What waits past its deadline is never sent; what may have been accepted before stays in doubt.
-_EXPIRED: Final = f"""
-WITH late AS MATERIALIZED (
-    SELECT id FROM {_MESSAGE}
-    WHERE state IN ('pending', 'retry') AND expires_at <= now()
-    ORDER BY id LIMIT %(limit)s
-    FOR NO KEY UPDATE SKIP LOCKED
-)
-UPDATE {_MESSAGE} m
-SET state = CASE WHEN m.first_ambiguous_at IS NULL THEN 'expired' ELSE 'unknown' END,
-    finished_at = CASE WHEN m.first_ambiguous_at IS NULL THEN now() END,
-    content = CASE WHEN m.secret THEN NULL ELSE m.content END, error_class = 'expired'
-FROM late WHERE m.id = late.id
-RETURNING m.id, m.token, m.state, m.correlation_id"""
-
-_OLDEST_DUE: Final = f"""
-SELECT extract(epoch FROM now() - min(run_at)) FROM {_MESSAGE}
-WHERE state IN ('pending', 'retry') AND run_at <= now() AND (expires_at IS NULL OR expires_at > now())"""
+_OLDEST_DUE: Final = f"{_FLOWS} SELECT extract(epoch FROM now() - min(run_at)) FROM flow WHERE run_at <= now()"

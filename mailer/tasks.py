@@ -6,7 +6,7 @@ from typing import Any, Final
 from celery import shared_task
 from celery.signals import worker_ready
 
-from mailer import doorbell, outbox, sender
+from mailer import doorbell, doubts, outbox, routing, sender, sweeping
 
 # Seconds that one task sends for, so that a worker that is told to stop soon does.
 SHIFT: Final = 10.0
@@ -17,18 +17,23 @@ def deliver() -> int:
     """Send what is due, for a while, and ring again if there is more; return how many messages were taken."""
     end = time.monotonic() + SHIFT
     taken = sender.drain(keep_on=lambda: time.monotonic() < end)
-    if outbox.oldest_due() is not None:
-        doorbell.ring()
+    _ring_if_due()
     return taken
 
 
 @shared_task
 def sweep() -> dict[str, int]:
-    """Find what was left behind, and ring if something is due."""
-    moved = outbox.sweep()
-    if outbox.oldest_due() is not None:
-        doorbell.ring()
+    """Find what was left behind, look into doubts, and ring if something is due."""
+    moved = sweeping.sweep()
+    while doubts.resolve():
+        _ring_if_due()
+    _ring_if_due()
     return moved
+
+
+def _ring_if_due() -> None:
+    if outbox.oldest_due() is not None and routing.is_open():
+        doorbell.ring()
 
 
 @worker_ready.connect

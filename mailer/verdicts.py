@@ -1,19 +1,13 @@
 """What an answer, or the lack of one, says about a request: the failure classes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
-from ssl import SSLCertVerificationError
 from typing import Final
 
-import requests
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    MaxRetryError,
-    NameResolutionError,
-    NewConnectionError,
-    SSLError,
-)
+import aiohttp
+from anymail.message import AnymailRecipientStatus
 
 
 class Verdict(StrEnum):
@@ -27,6 +21,21 @@ class Verdict(StrEnum):
     AMBIGUOUS = "ambiguous"
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a provider said about one message, or that it said nothing.
+
+    `recipients` holds Anymail's reading for each address; it is empty where there was none to read. `retry_after`
+    is in seconds.
+    """
+
+    verdict: Verdict
+    http_status: int | None = None
+    error_class: str = ""
+    retry_after: float | None = None
+    recipients: Mapping[str, AnymailRecipientStatus] = field(default_factory=dict)
+
+
 # What an HTTP status means at most providers. Of those not here, 5xx may have been accepted, any other is final.
 BY_STATUS: Final[dict[int, Verdict]] = {
     HTTPStatus.UNAUTHORIZED: Verdict.CONFIGURATION,
@@ -35,8 +44,8 @@ BY_STATUS: Final[dict[int, Verdict]] = {
     HTTPStatus.TOO_MANY_REQUESTS: Verdict.THROTTLED,
 }
 
-# Causes after which no request can have left. Other TLS errors may come in the middle of one.
-NEVER_LEFT: Final = (NewConnectionError, NameResolutionError, ConnectTimeoutError, SSLCertVerificationError)
+# No address, no connection in time, no TLS that can be trusted: no request has left.
+NEVER_LEFT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
 def of_status(status: int, refusals: Mapping[int, Verdict]) -> Verdict:
@@ -50,14 +59,11 @@ def of_status(status: int, refusals: Mapping[int, Verdict]) -> Verdict:
     return refusals.get(status) or BY_STATUS.get(status, Verdict.PERMANENT)
 
 
-def of_error(error: requests.RequestException) -> Verdict:
+def of_error(error: BaseException) -> Verdict:
     """Return the verdict on a request that got no answer.
 
-    Only where it is certain that no request left (no address, no connection, no TLS) was nothing sent.
+    Only where it is certain that no request left was nothing sent.
     """
-    cause = error.args[0] if error.args else None
-    if isinstance(cause, MaxRetryError):
-        cause = cause.reason
-    if isinstance(cause, SSLError):
-        cause = cause.args[0] if cause.args else None
-    return Verdict.NOT_SENT if isinstance(cause, NEVER_LEFT) else Verdict.AMBIGUOUS
+    if isinstance(error, aiohttp.InvalidURL):
+        return Verdict.CONFIGURATION  # the API's address is a setting
+    return Verdict.NOT_SENT if isinstance(error, NEVER_LEFT) else Verdict.AMBIGUOUS

@@ -146,7 +146,12 @@ SITE_NAME = env.str("SITE_NAME", default=_public.hostname)
 # In order of preference; each name is a module of `mailer.providers`.
 MAIL_PROVIDERS: list[str] = env.list("MAIL_PROVIDERS")
 # Requests a worker process has under way at once.
-MAIL_CONCURRENCY = int(env.at_least(1, "MAIL_CONCURRENCY", default=8))
+MAIL_CONCURRENCY = int(env.at_least(1, "MAIL_CONCURRENCY", default=32))
+MAIL_CONCURRENCY_BY_PROVIDER: dict[str, int] = {}
+MAIL_RATES: dict[str, float] = {}
+MAIL_ROUTES: dict[str, list[str]] = {}
+MAIL_GRACE_SECONDS = env.at_least(0, "MAIL_GRACE_SECONDS", default=60)
+MAIL_BATCH_SIZE = int(env.at_least(1, "MAIL_BATCH_SIZE", default=50))
 # How long a worker holds a message, in seconds; a request takes at most 13 (connect 3, read 10).
 MAIL_LEASE_SECONDS = env.at_least(1, "MAIL_LEASE_SECONDS", default=60)
 

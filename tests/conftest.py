@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 import pytest
 from django.db import connection
 
-from mailer import sender
+from mailer import letters
 from project.processes import tethered
 
 T = TypeVar("T")
@@ -145,7 +145,7 @@ def simulator_process(tmp_path_factory) -> Iterator[Simulator]:
 def simulator(simulator_process, settings) -> Simulator:
     """The simulator, empty and without faults; both providers of this process are pointed at it."""
     simulator_process.reset()
-    sender._pool.cache_clear()  # its threads keep connections to where an earlier test had pointed them
+    letters.backend_at.cache_clear()  # an earlier test had pointed it elsewhere
     settings.ANYMAIL = {**settings.ANYMAIL, **simulator_process.anymail}
     return simulator_process
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import structlog
 from django.db import transaction
 
-from mailer import ledger, outbox
+from mailer import doubts, ledger
 from mailer.status import ACCEPTED_RANK, RANKS
 from webhooks import normal
 from webhooks.exceptions import Unreadable
@@ -38,7 +38,7 @@ def process(provider: str, headers: Mapping[str, str], body: bytes) -> WebhookRe
         receipt.save(force_insert=True)
         log.warning("receipt_unreadable", receipt_id=str(receipt.pk), provider=provider, error_class=receipt.error)
         return receipt
-    outbox.confirm(
+    doubts.confirm(
         fact.message_id for fact in facts if fact.message_id and fact.status and RANKS[fact.status] >= ACCEPTED_RANK
     )
     recorded = ledger.record(facts)

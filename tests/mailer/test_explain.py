@@ -16,7 +16,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from mailer import ledger, outbox
+from mailer import doubts, ledger, outbox, sweeping
 from mailer.models import DeliveryEvent, DeliveryStatus, Message
 from tests.mailer.conftest import fact
 from users.models import User
@@ -172,24 +172,24 @@ def test_intend_and_settle(rolled_back):
 
 def test_confirm(some):
     with explained() as plans:
-        outbox.confirm([some.message_id])
+        doubts.confirm([some.message_id])
 
     check(plans, Message)
 
 
 def test_sweep_finds_lapsed_and_expired_and_parked(rolled_back):
     with explained() as plans:
-        moved = outbox.sweep()
+        moved = sweeping.sweep()
 
     assert moved == {"retry": 100, "expired": 33}
     check(plans, Message, DeliveryStatus, DeliveryEvent)
 
 
 def test_sweep_with_nothing_to_do(rolled_back):
-    outbox.sweep()
+    sweeping.sweep()
 
     with explained() as plans:
-        assert outbox.sweep() == {}
+        assert sweeping.sweep() == {}
 
     check(plans, Message, DeliveryEvent)
 

@@ -13,12 +13,11 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from mailer import ledger, outbox, sender
-from mailer.models import Attempt, DeliveryEvent, Message
+from mailer import couriers, decisions, ledger, letters, outbox, sender, sweeping, threaded
+from mailer.models import Attempt, DeliveryEvent, Message, ProviderState
 from mailer.outbox import Claimed
-from mailer.providers import PROVIDERS
-from mailer.sender import Answer, UnderWay
-from mailer.verdicts import Verdict
+from mailer.providers import PROVIDERS, Provider
+from mailer.verdicts import Answer, Verdict
 from tests.conftest import free_port
 from tests.mailer import tiny
 from tests.mailer.conftest import change, delivery_of, enqueue, read
@@ -31,11 +30,12 @@ ACCEPTED = {
 
 
 @pytest.fixture(autouse=True)
-def fresh_threads():
-    """Have the sender's threads, and the connections they keep, end with the test."""
-    sender._pool.cache_clear()
+def fresh_courier():
+    """Have the courier's connections, and what is known of a provider's address, end with the test."""
+    letters.backend_at.cache_clear()
     yield
-    sender._pool.cache_clear()
+    couriers.close()
+    letters.backend_at.cache_clear()
 
 
 @pytest.fixture
@@ -46,6 +46,7 @@ def prefer(settings):
         settings.MAIL_PROVIDERS = [provider]
         if url:
             settings.ANYMAIL = {**settings.ANYMAIL, f"{provider.upper()}_API_URL": f"{url}/"}
+        letters.backend_at.cache_clear()
 
     return prefer
 
@@ -65,13 +66,14 @@ def answering(prefer):
         return it
 
     yield answering
-    sender._pool.cache_clear()
+    couriers.close()
     for server in started:
         server.__exit__(None, None, None)
 
 
 def send_again() -> None:
-    """Drain as if the time to retry had come."""
+    """Drain as if the time to retry had come, and no provider was left alone any more."""
+    ProviderState.objects.all().delete()
     Message.objects.filter(state="retry").update(run_at=Now() - timedelta(seconds=1))
     sender.drain()
 
@@ -247,25 +249,24 @@ def test_drain_waits_as_long_as_the_provider_asks(db, answering):
 
     row = read(message)
     assert (row.state, row.attempts, row.error_class) == ("retry", 0, "http_429")
-    assert timedelta(seconds=60) < row.run_at - timezone.now() < timedelta(seconds=80)
+    assert timedelta(seconds=60) < ProviderState.objects.get(name="resend").blocked_until - timezone.now()
     assert Attempt.objects.get().outcome == "throttled"
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("retry_after", ["", "Fri, 31 Dec 2027 23:59:59 GMT", "-5", "²"])
 def test_drain_waits_a_moment_where_the_provider_does_not_say(retry_after):
-    response = type("Response", (), {"headers": {"Retry-After": retry_after}})()
+    response = type("Response", (), {"headers": {"retry-after": retry_after}})()
 
-    seconds = sender._retry_after(response)
+    seconds = letters._retry_after(response)
 
     assert seconds is None
-    assert sender._delay(Answer(Verdict.THROTTLED, retry_after=seconds), 3) == sender.THROTTLED
 
 
 def test_drain_does_not_wait_for_ever():
-    response = type("Response", (), {"headers": {"Retry-After": "86400"}})()
+    response = type("Response", (), {"headers": {"retry-after": "86400"}})()
 
-    assert sender._retry_after(response) == sender.LONGEST
+    assert letters._retry_after(response) == letters.LONGEST
 
 
 @BOTH
@@ -293,7 +294,8 @@ def test_drain_charges_no_attempt_where_it_is_not_known(db, simulator, prefer, s
 
     row = read(message)
     assert (row.state, row.attempts) == ("retry", 0)
-    assert row.run_at - timezone.now() > timedelta(seconds=sender.MISCONFIGURED - 20)
+    state = ProviderState.objects.get(name=provider)
+    assert (state.reason, state.blocked_until - timezone.now() > timedelta(seconds=40)) == ("refused", True)
     assert Attempt.objects.get().outcome == "configuration"
 
 
@@ -344,8 +346,8 @@ def test_drain_follows_no_redirect(db, answering, provider):
     assert (read(message).state, read(message).error_class, read(message).attempts) == ("retry", "http_302", 0)
 
 
-def test_drain_waits_no_longer_for_a_body_that_drips(db, answering, monkeypatch):
-    monkeypatch.setattr(sender, "BODY_TIME", 0.0)
+def test_drain_reads_no_more_of_a_body_than_makes_sense(db, answering, monkeypatch):
+    monkeypatch.setattr(couriers, "LARGEST", 10)
     answering("postmark")
     message = enqueue()
 
@@ -355,8 +357,11 @@ def test_drain_waits_no_longer_for_a_body_that_drips(db, answering, monkeypatch)
 
 
 def test_drain_abandons_a_request_that_outlives_its_lease(db, prefer, monkeypatch, settings):
-    settings.MAIL_LEASE_SECONDS, settings.MAIL_CONCURRENCY = 0.2, 1
+    settings.MAIL_LEASE_SECONDS, settings.MAIL_CONCURRENCY = 0.2, 2
     monkeypatch.setattr(sender, "LOOK_AROUND", 0.05)
+    monkeypatch.setitem(
+        PROVIDERS, "stuck", Provider("stuck", "django.core.mail.backends.locmem.EmailBackend", over_http=False)
+    )
     release, calls = threading.Event(), []
 
     def stuck(*args):
@@ -364,13 +369,14 @@ def test_drain_abandons_a_request_that_outlives_its_lease(db, prefer, monkeypatc
         release.wait(30)
         return Answer(Verdict.ACCEPTED)
 
-    monkeypatch.setattr(sender, "post", stuck)
-    prefer("postmark", "http://127.0.0.1:9")
-    first, second = enqueue(), enqueue()
+    monkeypatch.setattr(threaded, "send", stuck)
+    prefer("stuck")
+    settings.MAIL_CONCURRENCY_BY_PROVIDER = {"stuck": 2}
+    monkeypatch.setattr(sender, "THREADS", 1)
+    first, second = enqueue(kind="verification"), enqueue(kind="verification")
 
     sender.drain()
     release.set()
-    sender._pool.cache_clear()
 
     assert len(calls) == 1
     assert {read(first).state, read(second).state} == {"sending", "retry"}
@@ -461,7 +467,7 @@ def test_drain_settles_the_rest_before_it_tells_of_an_unforeseen_error(db, simul
         sender.drain()
 
     assert {read(each).state for each in sound} == {"sent"}
-    assert read(broken).state == "sending"
+    assert (read(broken).state, read(broken).error_class) == ("retry", "RuntimeError")
 
 
 # --- In doubt -------------------------------------------------------------------------------------------
@@ -498,7 +504,7 @@ def test_drain_never_repeats_a_doubtful_request_without_a_key(db, simulator, pre
 
     sender.drain()
     simulator.faults()
-    outbox.sweep()
+    sweeping.sweep()
     send_again()
 
     assert (read(message).state, delivery_of(message).status) == ("unknown", "unknown")
@@ -509,13 +515,13 @@ def test_drain_never_repeats_a_doubtful_request_without_a_key(db, simulator, pre
 @pytest.mark.parametrize(("provider", "state"), [("resend", "retry"), ("postmark", "unknown")])
 def test_drain_is_in_doubt_after_a_read_timeout(db, simulator, prefer, monkeypatch, provider, state):
     prefer(provider)
-    monkeypatch.setattr(sender, "TIMEOUT", (3.0, 0.1))
+    monkeypatch.setattr(couriers, "READ", 0.1)
     simulator.faults(latency_ms=1500)
     message = enqueue()
 
     sender.drain()
 
-    assert (read(message).state, read(message).error_class) == (state, "ReadTimeout")
+    assert (read(message).state, read(message).error_class) == (state, "SocketTimeoutError")
     assert read(message).first_ambiguous_at is not None
 
 
@@ -620,7 +626,7 @@ def test_drain_sends_at_once_what_it_has_threads_for(db, prefer, settings):
     with tiny.serving(answer) as server:
         prefer("resend", server.url)
         sender.drain()
-        sender._pool.cache_clear()
+        couriers.close()
 
     assert len(server.requests) == 8
 
@@ -643,7 +649,7 @@ def test_drain_holds_no_transaction_and_has_committed_its_intent_while_a_request
     with tiny.serving(answer) as server:
         prefer("resend", server.url)
         sender.drain()
-        sender._pool.cache_clear()
+        couriers.close()
 
     assert seen == [(0, 1, "sending")]
     assert read(message).state == "sent"
@@ -655,9 +661,9 @@ def test_drain_holds_no_transaction_and_has_committed_its_intent_while_a_request
 @pytest.mark.parametrize("verdict", [Verdict.NOT_SENT, Verdict.AMBIGUOUS])
 @pytest.mark.parametrize(("attempts", "most"), [(0, 2), (1, 4), (5, 64), (8, 512), (9, 900), (12, 900)])
 def test_delay_has_full_jitter_within_bounds(monkeypatch, verdict, attempts, most):
-    monkeypatch.setattr(sender.random, "uniform", lambda low, high: (low, high))
+    monkeypatch.setattr(decisions.random, "uniform", lambda low, high: (low, high))
 
-    assert sender._delay(Answer(verdict), attempts) == (0, most)
+    assert decisions._delay(Answer(verdict), attempts) == (0, most)
 
 
 @pytest.mark.parametrize(
@@ -679,7 +685,7 @@ def test_delay_has_full_jitter_within_bounds(monkeypatch, verdict, attempts, mos
 def test_conclude_gives_up_at_the_limits(attempts, age, doubted_for, verdict, state):
     claim = Claimed(Message(attempts=attempts, token=1), age, doubted_for)
 
-    _, outcome = sender._conclude(UnderWay(claim, PROVIDERS["resend"]), Answer(verdict))
+    outcome = decisions.conclude(claim, PROVIDERS["resend"], Answer(verdict))
 
     assert outcome.state == state
 

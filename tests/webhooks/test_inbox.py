@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from mailer import ledger, outbox
+from mailer import ledger, outbox, sweeping
 from mailer.models import DeliveryEvent, Message
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of, settle, state_of
@@ -172,7 +172,7 @@ class TestMatching:
         message = sent(esp_message_id="another")
         ledger.DeliveryStatus.objects.filter(message=message.pk).update(esp_message_id=payloads.RESEND_ID)
 
-        moved = outbox.sweep()
+        moved = sweeping.sweep()
 
         assert moved == {"matched": 1}
         delivery = delivery_of(message)
@@ -243,7 +243,7 @@ class TestEvidence:
         post_resend(payloads.resend("email.sent", claim.message))
         Message.objects.update(lease_until=ledger.Message.objects.get().created_at - timedelta(days=1))
 
-        outbox.sweep()
+        sweeping.sweep()
 
         assert state_of(claim.message) == "sent"
         assert outbox.claim("another worker", 10) == []

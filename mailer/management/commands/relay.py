@@ -11,7 +11,7 @@ import structlog
 from django.core.management.base import BaseCommand
 from django.db import connection
 
-from mailer import outbox, sender
+from mailer import doubts, outbox, sender, sweeping
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class Command(BaseCommand):
     def handle(self, *, interval: float, once: bool, alive_file: Path | None, **_: Any) -> None:
         """Run until told to stop."""
         if once:
-            outbox.sweep()
+            _tidy()
             sender.drain()
             return
         stop = threading.Event()
@@ -63,7 +63,7 @@ class Command(BaseCommand):
             cursor.execute(f"LISTEN {outbox.CHANNEL}")
         session = connection.connection
         while not stop.is_set():
-            outbox.sweep()
+            _tidy()
             if alive_file:
                 alive_file.touch()
             if not _drain_for(interval, stop):
@@ -72,6 +72,12 @@ class Command(BaseCommand):
                 # Short waits, so that a signal to stop is heeded soon.
                 if stop.is_set() or _notified(session):
                     break
+
+
+def _tidy() -> None:
+    """Sweep, and look into some of the doubts: the rest has time until the next round."""
+    sweeping.sweep()
+    doubts.resolve()
 
 
 def _drain_for(seconds: float, stop: threading.Event) -> bool:

@@ -1,0 +1,213 @@
+"""What may have been accepted and cannot be repeated without risk: look for evidence, then decide.
+
+A message in doubt waits a grace, in which a webhook that carries our id proves that it was accepted. Then its provider
+is asked, where it can be: what it has is sent, what it provably never had is tried again. Where nobody can tell, the
+kind decides: sent again rather than perhaps never, or left to an operator.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import connection, transaction
+
+from mailer import couriers, ledger, letters
+from mailer.couriers import UNANSWERED
+from mailer.decisions import is_exhausted
+from mailer.kinds import KINDS
+from mailer.ledger import Fact, Source, own_fact
+from mailer.letters import UNREADABLE
+from mailer.models import Attempt, DeliveryStatus, Message
+from mailer.outbox import EVENT_OF_STATE, LOG_EVENT, TERMINAL
+from mailer.providers import PROVIDERS, Provider
+from mailer.sweeping import MAX_CRASHES
+from mailer.verdicts import Verdict, of_status
+
+log = structlog.get_logger(__name__)
+State = Message.State
+
+# Messages that one round looks into.
+LIMIT: Final = 20
+# Seconds after which a provider that does not tell is asked no more.
+PATIENCE: Final = 3600.0
+# Seconds for which whoever asks has a doubt for himself.
+HELD: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A message in doubt. Times are in seconds: since its first attempt, its last one, and the first in doubt."""
+
+    message_id: UUID
+    token: int
+    kind: str
+    provider: str
+    attempts: int
+    age: float
+    last_age: float
+    doubted_for: float
+    is_deadly: bool
+    is_late: bool
+    deliveries: list[UUID]
+
+
+def resolve(limit: int = LIMIT) -> int:
+    """Look into doubts whose grace is over; return how many. Safe in any number of processes: each has its own."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM, {"limit": limit, "held": HELD, "crashes": MAX_CRASHES})
+        doubts = [Doubt(*row) for row in cursor.fetchall()]
+    for doubt in doubts:
+        _resolve(doubt)
+    return len(doubts)
+
+
+def _resolve(doubt: Doubt) -> None:
+    provider = PROVIDERS.get(doubt.provider)
+    found = _ask(provider, doubt) if provider and provider.search else None
+    if found:
+        _settle(doubt, State.SENT, _found(doubt, found))
+        return
+    asked = provider is not None and provider.search is not None
+    never_had = found is not None and _is_complete(provider, doubt)
+    if asked and not never_had and doubt.doubted_for < PATIENCE:
+        _put_off(doubt)
+        return
+    is_over = doubt.is_late or doubt.is_deadly or is_exhausted(doubt.attempts, doubt.age)
+    match never_had, is_over:
+        case True, True:
+            _settle(doubt, State.EXPIRED if doubt.is_late else State.DEAD)
+        case True, False:
+            _settle(doubt, State.RETRY)
+        case False, False if KINDS[doubt.kind].at_least_once:
+            _settle(doubt, State.RETRY, is_risky=True)
+        case _:
+            _settle(doubt, State.UNKNOWN)
+
+
+def _is_complete(provider: Provider | None, doubt: Doubt) -> bool:
+    """Tell whether a search that found nothing proves that the provider has nothing."""
+    return bool(provider and provider.search and doubt.last_age >= provider.search.complete_after.total_seconds())
+
+
+def _ask(provider: Provider, doubt: Doubt) -> list[str] | None:
+    """Return the provider's ids of what it accepted of a message; None where it did not tell."""
+    try:
+        response = couriers.of_this_process().ask(letters.inquiry_for(provider, str(doubt.message_id)))
+        if of_status(response.status, provider.refusals) is Verdict.ACCEPTED and provider.search and response.body:
+            return provider.search.found(json.loads(response.body))
+    except (*UNANSWERED, *UNREADABLE) as error:
+        log.warning("inquiry_failed", provider=provider.name, error_class=type(error).__name__)
+        return None
+    log.warning("inquiry_failed", provider=provider.name, http_status=response.status)
+    return None
+
+
+def _found(doubt: Doubt, identifiers: list[str]) -> list[Fact]:
+    return [
+        own_fact(
+            "sent",
+            delivery,
+            f"found {doubt.token}",
+            provider=doubt.provider,
+            esp_message_id=identifiers[0],
+            source=Source.POLL,
+        )
+        for delivery in doubt.deliveries
+    ]
+
+
+def _settle(doubt: Doubt, state: str, facts: list[Fact] | None = None, *, is_risky: bool = False) -> None:
+    """Write what follows from a doubt, where it still stands, and tell the deliveries."""
+    if facts is None:
+        facts = [own_fact(EVENT_OF_STATE[state], delivery, f"doubt {doubt.token}") for delivery in doubt.deliveries]
+    parameters: dict[str, Any] = {
+        "id": doubt.message_id,
+        "token": doubt.token,
+        "state": state,
+        "risky": is_risky,
+        "terminal": list(TERMINAL),
+    }
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute(_SETTLE, parameters)
+            is_standing = cursor.rowcount == 1
+        if is_standing:
+            ledger.record(facts)
+            ledger.match_parked_of((fact.provider, fact.esp_message_id) for fact in facts)
+    if is_standing:
+        log.warning(
+            LOG_EVENT[state], message_id=str(doubt.message_id), provider=doubt.provider, risky=is_risky, by="doubt"
+        )
+
+
+def _put_off(doubt: Doubt) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_PUT_OFF, [settings.MAIL_GRACE_SECONDS, doubt.message_id, doubt.token])
+
+
+def confirm(message_ids: Iterable[UUID]) -> int:
+    """Take messages for sent that a provider has reported on; return how many were in doubt.
+
+    The report proves the acceptance, whatever our own record of the request says.
+    """
+    identifiers = sorted({*message_ids})
+    if not identifiers:
+        return 0
+    with connection.cursor() as cursor:
+        cursor.execute(_CONFIRM, [identifiers])
+        return int(cursor.rowcount)
+
+
+_MESSAGE: Final = Message._meta.db_table
+_ATTEMPT: Final = Attempt._meta.db_table
+_DELIVERY: Final = DeliveryStatus._meta.db_table
+
+# Whoever takes a doubt puts it off, so that no other takes it meanwhile; should he die, it comes up again.
+_CLAIM: Final = f"""
+WITH doubted AS MATERIALIZED (
+    SELECT id FROM {_MESSAGE} WHERE state = 'unknown' AND inquire_at <= now()
+    ORDER BY inquire_at LIMIT %(limit)s
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+held AS (
+    UPDATE {_MESSAGE} m SET inquire_at = now() + make_interval(secs => %(held)s)
+    FROM doubted WHERE m.id = doubted.id
+    RETURNING m.*
+)
+SELECT m.id, m.token, m.kind, m.provider, m.attempts,
+       coalesce(extract(epoch FROM now() - tried.first), 0)::float,
+       coalesce(extract(epoch FROM now() - tried.last), 0)::float,
+       coalesce(extract(epoch FROM now() - m.first_ambiguous_at), 0)::float,
+       m.crashes >= %(crashes)s, m.expires_at IS NOT NULL AND m.expires_at <= now(),
+       ARRAY(SELECT d.id FROM {_DELIVERY} d WHERE d.message_id = m.id AND d.status <> 'suppressed' ORDER BY d.id)
+FROM held m, LATERAL (
+    SELECT min(a.started_at) AS first, max(a.started_at) AS last FROM {_ATTEMPT} a WHERE a.message_id = m.id) tried"""
+
+# A repeat begins a doubt of its own: a key, where there is one, lives from then on.
+_SETTLE: Final = f"""
+UPDATE {_MESSAGE} m
+SET state = %(state)s, inquire_at = NULL, repeats = m.repeats + %(risky)s::int,
+    run_at = CASE %(state)s WHEN 'retry' THEN now() ELSE m.run_at END,
+    first_ambiguous_at = CASE %(state)s WHEN 'retry' THEN now() ELSE m.first_ambiguous_at END,
+    finished_at = CASE WHEN %(state)s = ANY(%(terminal)s) THEN now() END,
+    content = CASE WHEN m.secret AND %(state)s = ANY(%(terminal)s) THEN NULL ELSE m.content END
+WHERE m.id = %(id)s AND m.state = 'unknown' AND m.token = %(token)s"""
+
+_PUT_OFF: Final = f"""
+UPDATE {_MESSAGE} SET inquire_at = now() + make_interval(secs => %s)
+WHERE id = %s AND token = %s AND state = 'unknown'"""
+
+_CONFIRM: Final = f"""
+WITH doubted AS MATERIALIZED (
+    SELECT id FROM {_MESSAGE}
+    WHERE id = ANY(%s) AND token > 0 AND state NOT IN ('sent', 'cancelled')
+    ORDER BY id FOR NO KEY UPDATE
+)
+UPDATE {_MESSAGE} m
+SET state = 'sent', finished_at = now(), lease_owner = '', lease_until = NULL, inquire_at = NULL,
+    content = CASE WHEN m.secret THEN NULL ELSE m.content END
+FROM doubted WHERE m.id = doubted.id AND m.state NOT IN ('sent', 'cancelled')"""

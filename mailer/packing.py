@@ -1,0 +1,173 @@
+"""From claims to parcels: who may get a message, through whom, what it says, and what travels together."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Final
+from uuid import UUID
+
+from django.conf import settings
+
+from mailer import kinds, letters, suppressions
+from mailer.decisions import conclude, ended, is_repeatable, put_back, told_of
+from mailer.exceptions import MailerError, RenderError
+from mailer.kinds import KINDS
+from mailer.ledger import Fact
+from mailer.letters import Letter, Unsendable
+from mailer.models import Message
+from mailer.outbox import Claimed, Lane, Outcome
+from mailer.providers import Provider
+from mailer.routing import Budget, NoneFree
+from mailer.verdicts import Answer, Verdict
+
+State = Message.State
+
+# Letters that are worth a batch.
+ENOUGH: Final = 10
+# Slots that a batch takes: it puts many messages in doubt at once, so that only a few may be under way.
+BATCH_SLOTS: Final = 8
+
+Concluded = tuple[Claimed, Outcome]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parcel:
+    """One request: the letters it carries, and since when, by this process's steady clock."""
+
+    provider: Provider
+    letters: tuple[Letter, ...]
+    lane: Lane
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def slots(self) -> int:
+        """How many of a process's slots it takes."""
+        return 1 if len(self.letters) == 1 else BATCH_SLOTS
+
+    def age(self) -> float:
+        """Return the seconds since it left."""
+        return time.monotonic() - self.since
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What may go, through whom; what is told of recipients that are left out; what goes nowhere now."""
+
+    providers: dict[UUID, Provider] = field(default_factory=dict)
+    claims: list[Claimed] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    refused: list[Concluded] = field(default_factory=list)
+
+
+def capacity(slots: int, provider: Provider) -> int:
+    """Return how many messages a provider can be given with this many slots."""
+    if slots < BATCH_SLOTS or provider.batch is None or settings.MAIL_BATCH_SIZE < ENOUGH:
+        return max(0, slots)
+    return max(slots, min(provider.batch.largest, settings.MAIL_BATCH_SIZE))
+
+
+def admit(claims: Sequence[Claimed], budget: Budget) -> Admitted:
+    """Leave out who is suppressed, choose the provider and render what is not rendered yet."""
+    admitted = Admitted()
+    reasons = suppressions.standing({each.canonical for claim in claims for each in claim.recipients})
+    for whole in claims:
+        suppressed = {
+            each: why
+            for each in whole.recipients
+            if (why := reasons.get(each.canonical, frozenset()) - KINDS[whole.message.kind].despite)
+        }
+        # What may have been accepted is repeated as it was.
+        if whole.doubted_for is not None:
+            suppressed = {}
+        claim = replace(whole, recipients=tuple(each for each in whole.recipients if each not in suppressed))
+        facts = [told_of(each, whole, "suppressed", ", ".join(sorted(why))) for each, why in suppressed.items()]
+        try:
+            provider = _route(claim, budget)
+            claim.message.provider = provider.name
+            claim.message.content = claim.message.content or kinds.render(claim.message)
+        except _Refused as refused:
+            admitted.refused.append((claim, replace(refused.outcome, facts=(*facts, *refused.outcome.facts))))
+        except RenderError as error:
+            admitted.refused.append((claim, ended(claim, State.DEAD, "does_not_render", str(error))))
+        else:
+            admitted.providers[claim.message.pk] = provider
+            admitted.claims.append(claim)
+            admitted.facts.extend(facts)
+    return admitted
+
+
+class _Refused(MailerError):
+    """A claim that does not go now, with what follows."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.error_class)
+        self.outcome = outcome
+
+
+def _route(claim: Claimed, budget: Budget) -> Provider:
+    if not claim.recipients:
+        raise _Refused(ended(claim, State.SUPPRESSED, "suppressed"))
+    doubted = claim.doubted_for is not None
+    try:
+        provider = budget.route(claim.message)
+    except NoneFree as none:
+        raise _Refused(put_back(claim, none.wait)) from none
+    except MailerError as error:
+        raise _Refused(ended(claim, State.UNKNOWN if doubted else State.DEAD, "not_routable", str(error))) from error
+    if doubted and provider.key and not is_repeatable(claim, provider):
+        raise _Refused(ended(claim, State.UNKNOWN, "key_expired"))
+    return provider
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What is ready to leave, what cannot be written, and errors that nobody foresaw: of a receiver of a signal."""
+
+    parcels: list[Parcel] = field(default_factory=list)
+    failed: list[Concluded] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+
+
+def pack(claims: Iterable[Claimed], admitted: Admitted) -> Packed:
+    """Have the letters written, and put together what may travel together."""
+    written: list[tuple[Provider, Letter]] = []
+    packed = Packed()
+    for claim in claims:
+        provider = admitted.providers[claim.message.pk]
+        try:
+            written.append((provider, letters.write(provider, claim)))
+        except Unsendable as error:
+            packed.failed.append((claim, conclude(claim, provider, Answer(Verdict.PERMANENT, error_class=str(error)))))
+        except Exception as error:  # noqa: BLE001  # the drain raises it in the end; its neighbours shall not wait
+            packed.failed.append((claim, conclude(claim, provider, unsent(error))))
+            packed.errors.append(error)
+    for (_, lane), group in groupby(sorted(written, key=_companions), key=_companions):
+        together = list(group)
+        provider = together[0][0]
+        packed.parcels.extend(
+            Parcel(provider, each, Lane(lane)) for each in _split(provider, [letter for _, letter in together])
+        )
+    return packed
+
+
+def unsent(error: Exception) -> Answer:
+    """Return what is known of a request that an error of our own kept from leaving."""
+    return Answer(Verdict.NOT_SENT, error_class=type(error).__name__)
+
+
+def _companions(written: tuple[Provider, Letter]) -> tuple[str, int]:
+    provider, letter = written
+    return provider.name, Lane.of(letter.claim.message.priority)
+
+
+def _split(provider: Provider, together: Sequence[Letter]) -> Iterator[tuple[Letter, ...]]:
+    """Part letters into those that travel in batches and those that go alone: a repeat always does."""
+    fit = [each for each in together if provider.batch and each.claim.message.attempts == 0 and not each.is_marked]
+    size = min(provider.batch.largest, settings.MAIL_BATCH_SIZE) if provider.batch else 1
+    if size < ENOUGH or len(fit) < ENOUGH:
+        fit = []
+    for start in range(0, len(fit), size):
+        yield tuple(fit[start : start + size])
+    alone = set(map(id, fit))
+    yield from ((each,) for each in together if id(each) not in alone)

@@ -1,0 +1,62 @@
+"""Addresses we do not mail now, and why: the only writer of `Suppression`.
+
+An address may be suppressed for several reasons at once, each with an end of its own. A kind that must go anyway
+names the reasons it overrides (`kinds.Kind.despite`).
+"""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Final
+
+import structlog
+from django.db import connection
+from django.db.models import Q
+from django.db.models.functions import Now
+from uuid_utils.compat import uuid7
+
+from mailer.models import Suppression
+from users.addresses import loosely_canonical
+
+log = structlog.get_logger(__name__)
+
+
+def suppress(address: str, reason: str, *, source: str, detail: str = "", expires_at: datetime | None = None) -> bool:
+    """Mail an address no more, until `expires_at` where that is given; tell whether that is new.
+
+    Where the address is suppressed for this reason already, its end is put off, never brought forward. Safe when two
+    say so at once: the unique index decides, and the second one extends.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_SUPPRESS, [uuid7(), loosely_canonical(address), reason, source, detail, expires_at])
+        identifier, is_new = cursor.fetchone()
+    log.info("address_suppressed", suppression_id=str(identifier), reason=reason, source=source, is_new=is_new)
+    return bool(is_new)
+
+
+def release(address: str, *, by: str, reasons: Collection[str] = tuple(Suppression.Reason)) -> int:
+    """Mail an address again; return how many suppressions that ended. What was sent meanwhile is not sent again."""
+    standing = Suppression.objects.filter(address=loosely_canonical(address), reason__in=reasons, released_at=None)
+    released = standing.update(released_at=Now(), released_by=by)
+    if released:
+        log.info("address_released", count=released, by=by)
+    return released
+
+
+def standing(addresses: Collection[str]) -> Mapping[str, frozenset[str]]:
+    """Return why each of these addresses, in canonical form, is suppressed now; those that are not are left out."""
+    found: dict[str, frozenset[str]] = {}
+    rows = Suppression.objects.filter(Q(expires_at=None) | Q(expires_at__gt=Now()), released_at=None)
+    for address, reason in rows.filter(address__in=addresses).values_list("address", "reason"):
+        found[address] = found.get(address, frozenset()) | {reason}
+    return found
+
+
+_TABLE: Final = Suppression._meta.db_table
+
+_SUPPRESS: Final = f"""
+INSERT INTO {_TABLE} AS s (id, address, reason, source, detail, expires_at, released_by)
+VALUES (%s, %s, %s, %s, %s, %s, '')
+ON CONFLICT (address, reason) WHERE released_at IS NULL DO UPDATE SET
+    expires_at = CASE WHEN s.expires_at IS NULL OR excluded.expires_at IS NULL THEN NULL
+                 ELSE greatest(s.expires_at, excluded.expires_at) END
+RETURNING id, xmax = 0"""
