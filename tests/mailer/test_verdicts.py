@@ -77,7 +77,7 @@ def test_get_a_provider_by_name():
 
 
 def test_get_an_unknown_provider_says_which_there_are():
-    with pytest.raises(UnknownProvider, match="'pigeon' is not one of postmark, resend") as caught:
+    with pytest.raises(UnknownProvider, match="'pigeon' is not one of amazon_ses, brevo") as caught:
         providers.get("pigeon")
 
     assert isinstance(caught.value, MailerError)

@@ -57,7 +57,7 @@ WRONG = [
     ({"DEFAULT_FROM_EMAIL": None}, "DEFAULT_FROM_EMAIL"),
     ({"MAIL_PROVIDERS": None}, "MAIL_PROVIDERS"),
     ({"MAIL_PROVIDERS": ""}, "MAIL_PROVIDERS"),
-    ({"MAIL_PROVIDERS": "postmark,nobody"}, "'nobody' is not one of postmark, resend"),
+    ({"MAIL_PROVIDERS": "postmark,nobody"}, "'nobody' is not one of amazon_ses, brevo"),
     ({"ANYMAIL_POSTMARK_SERVER_TOKEN": None}, "ANYMAIL_POSTMARK_SERVER_TOKEN"),
     ({"ANYMAIL_RESEND_API_KEY": ""}, "ANYMAIL_RESEND_API_KEY"),
     ({"WEBHOOK_SECRET_POSTMARK": None}, "WEBHOOK_SECRET_POSTMARK"),
