@@ -60,10 +60,10 @@ class Search:
 class Batch:
     """How one request carries many messages, each with an outcome of its own.
 
-    Messages whose payloads go to `endpoint` can be joined, up to `most` of them and `largest` bytes, into one request
-    to `path`. `join` makes its JSON of the JSON for one message each. `split` parts the decoded answer, whatever its
-    status, into the HTTP status and the body that each message would have had alone, in the same order; it returns None
-    where the answer says nothing of each: then it is about the request as a whole, and what is refused so may do alone.
+    Messages that fit can be joined, up to `most` of them and `largest` bytes, into one request to `path`. `join` makes
+    its JSON of the JSON for one message each. `split` parts the decoded answer, whatever its status, into the HTTP
+    status and the body that each message would have had alone, in the same order; it returns None where the answer
+    says nothing of each: then it is about the request as a whole, and what is refused so may do alone.
     """
 
     endpoint: str
@@ -73,17 +73,21 @@ class Batch:
     split: Callable[[Any], list[tuple[int, Any]] | None]
     largest: int = 10_000_000
 
+    def fits(self, payload: Any) -> bool:
+        """Tell whether a message can be joined, by Anymail's payload; one that makes many mails itself cannot."""
+        return bool(payload.get_api_endpoint() == self.endpoint and not payload.is_batch())
+
 
 @dataclass(frozen=True, slots=True)
 class Provider:
     """What we must know of a provider to send through it.
 
     `needs` and `takes` name Anymail's settings: those it cannot do without, and others; `fixed` are settings with the
-    values they always have here. `lacks` names what Anymail cannot send through it and we can do without. Without
-    `over_http`, its Django backend sends, in a thread. `refusals` says what a status means where it means something
-    else than at most providers (`verdicts.BY_STATUS`); `errors` the same for the first code in it that one of the paths
-    `error_codes` leads to in the body. `largest` is what one message may weigh, in bytes, `recipients` how many it may
-    have.
+    values they always have here. `lacks` names the attributes of Anymail's message that it cannot send and we can do
+    without. Without `over_http`, its Django backend sends, in a thread. `refusals` says what a status means where it
+    means something else than at most providers (`verdicts.BY_STATUS`); `errors` the same for the first code in it that
+    one of the paths `error_codes` leads to in the body. `largest` is what one message may weigh, in bytes, `recipients`
+    how many it may have.
     """
 
     name: str
