@@ -1,6 +1,7 @@
-"""Connects the receivers."""
+"""Connects the receivers and the checks."""
 
 from django.apps import AppConfig
+from django.core.checks import register
 
 
 class MailerConfig(AppConfig):
@@ -9,7 +10,8 @@ class MailerConfig(AppConfig):
     name = "mailer"
 
     def ready(self) -> None:
-        """Let the receivers hear of users."""
-        from mailer import receivers
+        """Let the receivers hear of users, and the settings be checked."""
+        from mailer import checks, receivers
 
         receivers.connect()
+        register(checks.routes_name_kinds)

@@ -5,7 +5,6 @@ is asked, where it can be: what it has is sent, what it provably never had is tr
 kind decides: sent again rather than perhaps never, or left to an operator.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,7 +24,7 @@ from mailer.models import Attempt, DeliveryStatus, Message
 from mailer.outbox import EVENT_OF_STATE, LOG_EVENT, TERMINAL
 from mailer.providers import PROVIDERS, Provider
 from mailer.sweeping import MAX_CRASHES
-from mailer.verdicts import Verdict, of_status
+from mailer.verdicts import Verdict
 
 log = structlog.get_logger(__name__)
 State = Message.State
@@ -67,13 +66,13 @@ def resolve(limit: int = LIMIT) -> int:
 
 def _resolve(doubt: Doubt) -> None:
     provider = PROVIDERS.get(doubt.provider)
-    found = _ask(provider, doubt) if provider and provider.search else None
+    found = _ask(provider, doubt) if provider else None
     if found:
         _settle(doubt, State.SENT, _found(doubt, found))
         return
-    asked = provider is not None and provider.search is not None
-    never_had = found is not None and _is_complete(provider, doubt)
-    if asked and not never_had and doubt.doubted_for < PATIENCE:
+    proves_after = _proves_after(provider)
+    never_had = found is not None and proves_after is not None and doubt.last_age >= proves_after
+    if proves_after is not None and not never_had and doubt.doubted_for < PATIENCE:
         _put_off(doubt)
         return
     is_over = doubt.is_late or doubt.is_deadly or is_exhausted(doubt.attempts, doubt.age)
@@ -88,17 +87,23 @@ def _resolve(doubt: Doubt) -> None:
             _settle(doubt, State.UNKNOWN)
 
 
-def _is_complete(provider: Provider | None, doubt: Doubt) -> bool:
-    """Tell whether a search that found nothing proves that the provider has nothing."""
-    return bool(provider and provider.search and doubt.last_age >= provider.search.complete_after.total_seconds())
+def _proves_after(provider: Provider | None) -> float | None:
+    """Return the seconds after which what a search does not find was never accepted; None where it proves nothing."""
+    if provider is None or provider.search is None or provider.search.complete_after is None:
+        return None
+    seconds: float | None = settings.MAIL_SEARCH_SECONDS
+    return provider.search.complete_after.total_seconds() if seconds is None else seconds
 
 
 def _ask(provider: Provider, doubt: Doubt) -> list[str] | None:
     """Return the provider's ids of what it accepted of a message; None where it did not tell."""
+    if provider.search is None:
+        return None
     try:
-        response = couriers.of_this_process().ask(letters.inquiry_for(provider, str(doubt.message_id)))
-        if of_status(response.status, provider.refusals) is Verdict.ACCEPTED and provider.search and response.body:
-            return provider.search.found(json.loads(response.body))
+        response = couriers.of_this_process().ask(letters.inquiry_for(provider.search, provider, str(doubt.message_id)))
+        body = letters.decoded(response)
+        if provider.verdict(response.status, body) is Verdict.ACCEPTED:
+            return provider.search.found(body)
     except (*UNANSWERED, *UNREADABLE) as error:
         log.warning("inquiry_failed", provider=provider.name, error_class=type(error).__name__)
         return None

@@ -11,6 +11,7 @@ import requests
 from anymail.exceptions import AnymailError
 from anymail.message import AnymailMessage, AnymailRecipientStatus, AnymailStatus
 from anymail.signals import post_send
+from anymail.utils import UNSET
 from django.core.mail import get_connection
 from requests.structures import CaseInsensitiveDict
 
@@ -19,8 +20,8 @@ from mailer.couriers import Request, Response
 from mailer.exceptions import MailerError
 from mailer.outbox import Claimed
 from mailer.providers import Provider
-from mailer.providers.base import Key
-from mailer.verdicts import Answer, Verdict, of_status
+from mailer.providers.base import Search
+from mailer.verdicts import Answer, Verdict
 
 # What Anymail's parsers raise for an answer: of another shape than they expect, they do not look out for all.
 UNREADABLE: Final = (AnymailError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -37,14 +38,13 @@ class Unsendable(MailerError):
 class Letter:
     """A claimed message as its provider gets it: Anymail's mail, its payload, and the request that carries it alone.
 
-    Without a payload the provider is not reached over HTTP. A letter with a mark carries its idempotency key.
+    Without a payload the provider is not reached over HTTP.
     """
 
     claim: Claimed
     email: AnymailMessage
     payload: Any = None
     parameters: dict[str, Any] = field(default_factory=dict)
-    is_marked: bool = False
 
 
 @functools.cache
@@ -62,6 +62,8 @@ def _user_agent(path: str) -> str:
 def write(provider: Provider, claim: Claimed) -> Letter:
     """Have Anymail make the request for a message, with its idempotency key in it. Raises `Unsendable`."""
     email = content.thaw(claim.message, [recipient.address for recipient in claim.recipients])
+    for attribute in provider.lacks:
+        setattr(email, attribute, UNSET)
     if not provider.over_http:
         return Letter(claim, email)
     backend = backend_at(provider.backend)
@@ -69,24 +71,13 @@ def write(provider: Provider, claim: Claimed) -> Letter:
         if not backend.run_pre_send(email):
             raise Unsendable("cancelled_by_receiver")
         payload = backend.build_message_payload(email, backend.send_defaults)
-        if provider.key:
-            _mark(payload, provider.key, str(claim.message.pk))
+        for place in (provider.key, provider.search):
+            if place:
+                place.mark(payload, str(claim.message.pk))
         parameters = payload.get_request_params(backend.api_url)
     except AnymailError as error:
         raise Unsendable(type(error).__name__) from error
-    return Letter(claim, email, payload, parameters, is_marked=provider.key is not None)
-
-
-def _mark(payload: Any, key: Key, value: str) -> None:
-    """Put the idempotency key where the provider looks for it."""
-    if key.header:
-        payload.headers = {**(payload.headers or {}), key.header: value}
-        return
-    *path, last = key.field
-    place = payload.data
-    for name in path:
-        place = place.setdefault(name, {})
-    place[last] = value
+    return Letter(claim, email, payload, parameters)
 
 
 def request_for(provider: Provider, letters: Sequence[Letter]) -> Request:
@@ -99,15 +90,9 @@ def request_for(provider: Provider, letters: Sequence[Letter]) -> Request:
     return _prepared(provider, parameters)
 
 
-def inquiry_for(provider: Provider, message_id: str) -> Request:
-    """Return the request that asks a provider whether it has accepted a message, as whom it would be sent."""
-    backend = backend_at(provider.backend)
-    email = AnymailMessage(body="-", from_email="inquiry@example.com", to=["inquiry@example.com"])
-    payload = backend.build_message_payload(email, {})
-    headers = {name: value for name, value in (payload.headers or {}).items() if name.lower() != "content-type"}
-    search = {"method": "GET", "params": None, "data": None, "headers": headers, "auth": payload.auth}
-    parameters = provider.search.parameters(backend.api_url, message_id) if provider.search else {}
-    return _prepared(provider, {**search, **parameters})
+def inquiry_for(search: Search, provider: Provider, message_id: str) -> Request:
+    """Return the request that asks a provider whether it has accepted a message."""
+    return _prepared(provider, {"data": None, **search.request(backend_at(provider.backend), message_id)})
 
 
 def _prepared(provider: Provider, parameters: dict[str, Any]) -> Request:
@@ -120,31 +105,40 @@ def _prepared(provider: Provider, parameters: dict[str, Any]) -> Request:
 
 def answers_in(provider: Provider, letters: Sequence[Letter], response: Response) -> list[Answer]:
     """Return what the answer to a request says about each of its letters, and tell Anymail's `post_send`."""
+    body = decoded(response)
     if len(letters) == 1:
-        return [_answer(provider, letters[0], response)]
-    verdict = _verdict(provider, response)
+        return [_answer(provider, letters[0], response, body)]
+    items = provider.batch.split(body) if provider.batch else None
+    if items and len(items) == len(letters):
+        parts = [Response(status, response.headers, json.dumps(part).encode()) for status, part in items]
+        return [
+            _answer(provider, letter, part, body) for letter, part, (_, body) in zip(letters, parts, items, strict=True)
+        ]
+    answer = Answer(*_of_whole(provider, response, body), _retry_after(response))
+    return [answer] * len(letters)
+
+
+def decoded(response: Response) -> Any:
+    """Return the body of an answer: what its JSON says, or else its text."""
+    try:
+        return json.loads(response.body or b"")
+    except UNREADABLE:
+        return (response.body or b"").decode(errors="replace")
+
+
+def _of_whole(provider: Provider, response: Response, body: Any) -> tuple[Verdict, int, str]:
+    """Return what is known of all letters of a batch whose answer says nothing of each."""
+    verdict = provider.verdict(response.status, body)
     if verdict is Verdict.PERMANENT:
         # One of them may be at fault for all: each is tried alone.
-        return [Answer(Verdict.NOT_SENT, response.status, "batch_refused")] * len(letters)
-    items = _items(provider, response) if verdict is Verdict.ACCEPTED else []
-    if len(items) != len(letters):
-        error_class = "unreadable_answer" if verdict is Verdict.ACCEPTED else f"http_{response.status}"
-        return [Answer(verdict, response.status, error_class, _retry_after(response))] * len(letters)
-    return [
-        _answer(provider, letter, Response(status, response.headers, json.dumps(body).encode()))
-        for letter, (status, body) in zip(letters, items, strict=True)
-    ]
+        return Verdict.NOT_SENT, response.status, "batch_refused"
+    if verdict is Verdict.ACCEPTED:
+        return verdict, response.status, "unreadable_answer"
+    return verdict, response.status, f"http_{response.status}"
 
 
-def _items(provider: Provider, response: Response) -> list[tuple[int, Any]]:
-    try:
-        return provider.batch.split(json.loads(response.body or b"")) if provider.batch else []
-    except UNREADABLE:
-        return []
-
-
-def _answer(provider: Provider, letter: Letter, response: Response) -> Answer:
-    verdict = _verdict(provider, response)
+def _answer(provider: Provider, letter: Letter, response: Response, body: Any) -> Answer:
+    verdict = provider.verdict(response.status, body)
     error_class = "" if verdict is Verdict.ACCEPTED else f"http_{response.status}"
     backend, status = backend_at(provider.backend), AnymailStatus()
     if response.body is None:
@@ -162,25 +156,6 @@ def _answer(provider: Provider, letter: Letter, response: Response) -> Answer:
         letter.email.anymail_status = status
         post_send.send_robust(type(backend), message=letter.email, status=status, esp_name=backend.esp_name)
     return Answer(verdict, response.status, error_class, _retry_after(response), status.recipients)
-
-
-def _verdict(provider: Provider, response: Response) -> Verdict:
-    """Return what the error code in the body means, or else the status."""
-    if provider.error_code and provider.errors and response.body:
-        code = _dig(response.body, provider.error_code)
-        if found := provider.errors.get(str(code)):
-            return found
-    return of_status(response.status, provider.refusals)
-
-
-def _dig(body: bytes, path: Sequence[str | int]) -> Any:
-    try:
-        place = json.loads(body)
-        for step in path:
-            place = place[step]
-    except UNREADABLE:
-        return None
-    return place
 
 
 def _as_requests(response: Response) -> requests.Response:

@@ -25,6 +25,8 @@ State = Message.State
 
 # Letters that are worth a batch.
 ENOUGH: Final = 10
+# Characters that a letter in a batch has at most, so that as many as may travel together weigh no more than they may.
+SMALL: Final = 100_000
 # Slots that a batch takes: it puts many messages in doubt at once, so that only a few may be under way.
 BATCH_SLOTS: Final = 8
 
@@ -64,7 +66,7 @@ def capacity(slots: int, provider: Provider) -> int:
     """Return how many messages a provider can be given with this many slots."""
     if slots < BATCH_SLOTS or provider.batch is None or settings.MAIL_BATCH_SIZE < ENOUGH:
         return max(0, slots)
-    return max(slots, min(provider.batch.largest, settings.MAIL_BATCH_SIZE))
+    return max(slots, min(provider.batch.most, settings.MAIL_BATCH_SIZE))
 
 
 def admit(claims: Sequence[Claimed], budget: Budget) -> Admitted:
@@ -163,11 +165,22 @@ def _companions(written: tuple[Provider, Letter]) -> tuple[str, int]:
 
 def _split(provider: Provider, together: Sequence[Letter]) -> Iterator[tuple[Letter, ...]]:
     """Part letters into those that travel in batches and those that go alone: a repeat always does."""
-    fit = [each for each in together if provider.batch and each.claim.message.attempts == 0 and not each.is_marked]
-    size = min(provider.batch.largest, settings.MAIL_BATCH_SIZE) if provider.batch else 1
+    fit = [each for each in together if _fits(provider, each)]
+    size = min(provider.batch.most, settings.MAIL_BATCH_SIZE) if provider.batch else 1
     if size < ENOUGH or len(fit) < ENOUGH:
         fit = []
     for start in range(0, len(fit), size):
         yield tuple(fit[start : start + size])
     alone = set(map(id, fit))
     yield from ((each,) for each in together if id(each) not in alone)
+
+
+def _fits(provider: Provider, letter: Letter) -> bool:
+    """Tell whether a letter may travel with others: first attempts of what is small and has no key of its own."""
+    return bool(
+        provider.batch
+        and provider.key is None
+        and letter.claim.message.attempts == 0
+        and len(letter.parameters["data"]) <= SMALL
+        and provider.batch.fits(letter.payload)
+    )

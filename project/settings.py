@@ -4,7 +4,6 @@ Every value may also come from a file: `SECRET_KEY_FILE=/run/secrets/key` is rea
 A missing or contradictory one raises `ImproperlyConfigured` with one line that says what to do.
 """
 
-import base64
 import contextlib
 import logging
 from datetime import timedelta
@@ -16,6 +15,7 @@ import django_stubs_ext
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
+from project import mail
 from project.environment import Environment, is_origin
 from project.logging import configure
 
@@ -144,68 +144,45 @@ LOGIN_URL = "/admin/login/"
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL")
 SITE_NAME = env.str("SITE_NAME", default=_public.hostname)
 # In order of preference; each name is a module of `mailer.providers`.
-MAIL_PROVIDERS: list[str] = env.list("MAIL_PROVIDERS")
-# Requests a worker process has under way at once.
+MAIL_PROVIDERS = mail.read_providers(env)
+# Which providers a kind goes through, where not through all of them.
+MAIL_ROUTES = mail.read_routes(env, MAIL_PROVIDERS)
+# Requests a worker process has under way at once: in all, and through one provider.
 MAIL_CONCURRENCY = int(env.at_least(1, "MAIL_CONCURRENCY", default=32))
-MAIL_CONCURRENCY_BY_PROVIDER: dict[str, int] = {}
-MAIL_RATES: dict[str, float] = {}
-MAIL_ROUTES: dict[str, list[str]] = {}
-MAIL_GRACE_SECONDS = env.at_least(0, "MAIL_GRACE_SECONDS", default=60)
+MAIL_CONCURRENCY_BY_PROVIDER = {
+    name: int(number) for name, number in mail.read_by_provider(env, "MAIL_CONCURRENCY_", minimum=1).items()
+}
+# Messages a second that all workers together send through one provider.
+MAIL_RATES = mail.read_by_provider(env, "MAIL_RATE_", minimum=0.001)
+# Messages that one request carries at most, where the provider has a batch API; 1 for none.
 MAIL_BATCH_SIZE = int(env.at_least(1, "MAIL_BATCH_SIZE", default=50))
 # How long a worker holds a message, in seconds; a request takes at most 13 (connect 3, read 10).
 MAIL_LEASE_SECONDS = env.at_least(1, "MAIL_LEASE_SECONDS", default=60)
+# How long a message that may have been accepted waits for evidence, in seconds.
+MAIL_GRACE_SECONDS = env.at_least(0, "MAIL_GRACE_SECONDS", default=60)
+# After how many seconds a search that finds nothing proves it, where not after the time its provider is known for.
+MAIL_SEARCH_SECONDS = env.at_least(0, "MAIL_SEARCH_SECONDS", default=0) or None
 
-# Anymail's own setting names, from the environment: ANYMAIL_POSTMARK_SERVER_TOKEN=... and so on.
-ANYMAIL: dict[str, Any] = {
-    name.removeprefix("ANYMAIL_"): env.str(name)
-    for name in (
-        "ANYMAIL_POSTMARK_SERVER_TOKEN",
-        "ANYMAIL_POSTMARK_API_URL",
-        "ANYMAIL_POSTMARK_MESSAGE_STREAM",
-        "ANYMAIL_RESEND_API_KEY",
-        "ANYMAIL_RESEND_API_URL",
-    )
-    if name in env.ENVIRON or f"{name}_FILE" in env.ENVIRON
-}
+ANYMAIL = mail.read_anymail(env, MAIL_PROVIDERS)
+# Of the provider `smtp`. The server's certificate is always verified.
+EMAIL_HOST = env.str("EMAIL_HOST", default="")
+EMAIL_USE_SSL = env.bool("EMAIL_USE_SSL", default=False)
+EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", default=not EMAIL_USE_SSL)
+EMAIL_PORT = int(env.at_least(1, "EMAIL_PORT", default=465 if EMAIL_USE_SSL else 587))
+EMAIL_HOST_USER = env.str("EMAIL_HOST_USER", default="")
+EMAIL_HOST_PASSWORD = env.str("EMAIL_HOST_PASSWORD", default="")
+EMAIL_TIMEOUT = 10
+if EMAIL_USE_SSL and EMAIL_USE_TLS:
+    raise ImproperlyConfigured("EMAIL_USE_TLS and EMAIL_USE_SSL cannot both be true")
+if "smtp" in MAIL_PROVIDERS and not EMAIL_HOST:
+    raise ImproperlyConfigured("Set EMAIL_HOST: MAIL_PROVIDERS names smtp")
 
 # What each provider signs its webhooks with; two, comma-separated, while one replaces the other.
-WEBHOOK_SECRETS: dict[str, list[str]] = {
-    provider: env.list(f"WEBHOOK_SECRET_{provider.upper()}", default=[]) for provider in MAIL_PROVIDERS
-}
+WEBHOOK_SECRETS = mail.read_webhook_secrets(env, MAIL_PROVIDERS)
 WEBHOOK_MAX_BYTES = 10 * 1024 * 1024
 DATA_UPLOAD_MAX_MEMORY_SIZE = WEBHOOK_MAX_BYTES
 # Nobody has a file to send here: without this, one of any size would be written to the disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
-
-
-def _is_basic_auth(secret: str) -> bool:
-    user, colon, password = secret.partition(":")
-    return bool(user and colon and password)
-
-
-def _is_svix_secret(secret: str) -> bool:
-    try:
-        return secret.startswith("whsec_") and bool(base64.b64decode(secret[6:], validate=True))
-    except ValueError:
-        return False
-
-
-# Provider: (the Anymail setting it cannot do without, what its webhook secret is, how that looks).
-_PROVIDER_NEEDS = {
-    "postmark": ("POSTMARK_SERVER_TOKEN", _is_basic_auth, "user:password"),
-    "resend": ("RESEND_API_KEY", _is_svix_secret, "whsec_ and base64"),
-}
-if not MAIL_PROVIDERS:
-    raise ImproperlyConfigured("MAIL_PROVIDERS names no provider, e.g. MAIL_PROVIDERS=postmark,resend")
-for _provider in MAIL_PROVIDERS:
-    if _provider not in _PROVIDER_NEEDS:
-        raise ImproperlyConfigured(f"MAIL_PROVIDERS: {_provider!r} is not one of {', '.join(_PROVIDER_NEEDS)}")
-    _key, _is_secret, _looks = _PROVIDER_NEEDS[_provider]
-    if not ANYMAIL.get(_key):
-        raise ImproperlyConfigured(f"Set ANYMAIL_{_key}: MAIL_PROVIDERS names {_provider}")
-    _secrets = WEBHOOK_SECRETS[_provider]
-    if not _secrets or not all(map(_is_secret, _secrets)):
-        raise ImproperlyConfigured(f"Set WEBHOOK_SECRET_{_provider.upper()} ({_looks}): its webhooks need it")
 
 # --- Hints --------------------------------------------------------------------------------------------
 

@@ -1,10 +1,45 @@
 """What differs by provider, as data."""
 
 from mailer.exceptions import UnknownProvider
-from mailer.providers import postmark, resend
+from mailer.providers import (
+    amazon_ses,
+    brevo,
+    mailersend,
+    mailgun,
+    mailjet,
+    mailtrap,
+    mandrill,
+    postal,
+    postmark,
+    resend,
+    scaleway,
+    sendgrid,
+    smtp,
+    sparkpost,
+    unisender_go,
+)
 from mailer.providers.base import Provider
 
-PROVIDERS: dict[str, Provider] = {provider.name: provider for provider in (postmark.PROVIDER, resend.PROVIDER)}
+PROVIDERS: dict[str, Provider] = {
+    module.PROVIDER.name: module.PROVIDER
+    for module in (
+        amazon_ses,
+        brevo,
+        mailersend,
+        mailgun,
+        mailjet,
+        mailtrap,
+        mandrill,
+        postal,
+        postmark,
+        resend,
+        scaleway,
+        sendgrid,
+        smtp,
+        sparkpost,
+        unisender_go,
+    )
+}
 
 
 def get(name: str) -> Provider:

@@ -2,17 +2,9 @@
 
 import ssl
 
+import aiohttp
 import pytest
-import requests
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    MaxRetryError,
-    NameResolutionError,
-    NewConnectionError,
-    ProtocolError,
-    ReadTimeoutError,
-    SSLError,
-)
+from aiohttp.client_reqrep import ConnectionKey
 
 from mailer import providers
 from mailer.exceptions import MailerError, UnknownProvider
@@ -49,23 +41,24 @@ def test_of_status_where_a_provider_means_otherwise(status, verdict):
     assert of_status(status, {status: verdict}) is verdict
 
 
-def gave_up(reason: Exception) -> MaxRetryError:
-    return MaxRetryError(None, "/", reason)
+KEY = ConnectionKey("provider.example", 443, True, True, None, None, None)
 
 
 @pytest.mark.parametrize(
     ("error", "verdict"),
     [
-        (requests.ConnectionError(gave_up(NewConnectionError(None, "refused"))), Verdict.NOT_SENT),
-        (requests.ConnectionError(gave_up(NameResolutionError("host", None, OSError("none")))), Verdict.NOT_SENT),
-        (requests.ConnectTimeout(gave_up(ConnectTimeoutError("slow"))), Verdict.NOT_SENT),
-        (requests.exceptions.SSLError(gave_up(SSLError(ssl.SSLCertVerificationError("bad")))), Verdict.NOT_SENT),
-        (requests.exceptions.SSLError(gave_up(SSLError(ssl.SSLEOFError("cut")))), Verdict.AMBIGUOUS),
-        (requests.exceptions.SSLError(gave_up(SSLError())), Verdict.AMBIGUOUS),
-        (requests.ReadTimeout(ReadTimeoutError(None, "/", "slow")), Verdict.AMBIGUOUS),
-        (requests.ConnectionError(ProtocolError("cut", ConnectionResetError())), Verdict.AMBIGUOUS),
-        (requests.exceptions.ChunkedEncodingError("cut"), Verdict.AMBIGUOUS),
-        (requests.RequestException(), Verdict.AMBIGUOUS),
+        (aiohttp.ClientConnectorError(KEY, OSError("refused")), Verdict.NOT_SENT),
+        (aiohttp.ClientConnectorDNSError(KEY, OSError("no address")), Verdict.NOT_SENT),
+        (aiohttp.ClientConnectorSSLError(KEY, OSError("no TLS")), Verdict.NOT_SENT),
+        (aiohttp.ClientConnectorCertificateError(KEY, ssl.CertificateError("bad")), Verdict.NOT_SENT),
+        (aiohttp.ConnectionTimeoutError(), Verdict.NOT_SENT),
+        (aiohttp.InvalidURL("nonsense"), Verdict.CONFIGURATION),
+        (aiohttp.SocketTimeoutError(), Verdict.AMBIGUOUS),
+        (aiohttp.ServerDisconnectedError(), Verdict.AMBIGUOUS),
+        (aiohttp.ClientOSError(), Verdict.AMBIGUOUS),
+        (aiohttp.ClientPayloadError(), Verdict.AMBIGUOUS),
+        (TimeoutError(), Verdict.AMBIGUOUS),
+        (ConnectionResetError(), Verdict.AMBIGUOUS),
     ],
 )
 def test_of_error(error, verdict):
@@ -77,7 +70,7 @@ def test_get_a_provider_by_name():
 
 
 def test_get_an_unknown_provider_says_which_there_are():
-    with pytest.raises(UnknownProvider, match="'pigeon' is not one of postmark, resend") as caught:
+    with pytest.raises(UnknownProvider, match="'pigeon' is not one of amazon_ses, brevo") as caught:
         providers.get("pigeon")
 
     assert isinstance(caught.value, MailerError)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from mailer.providers import PROVIDERS
 from tests.conftest import ROOT
 
 # None of these may ever be shown.
@@ -57,7 +58,7 @@ WRONG = [
     ({"DEFAULT_FROM_EMAIL": None}, "DEFAULT_FROM_EMAIL"),
     ({"MAIL_PROVIDERS": None}, "MAIL_PROVIDERS"),
     ({"MAIL_PROVIDERS": ""}, "MAIL_PROVIDERS"),
-    ({"MAIL_PROVIDERS": "postmark,nobody"}, "'nobody' is not one of postmark, resend"),
+    ({"MAIL_PROVIDERS": "postmark,nobody"}, "'nobody' is not one of amazon_ses, brevo"),
     ({"ANYMAIL_POSTMARK_SERVER_TOKEN": None}, "ANYMAIL_POSTMARK_SERVER_TOKEN"),
     ({"ANYMAIL_RESEND_API_KEY": ""}, "ANYMAIL_RESEND_API_KEY"),
     ({"WEBHOOK_SECRET_POSTMARK": None}, "WEBHOOK_SECRET_POSTMARK"),
@@ -69,7 +70,26 @@ WRONG = [
     ({"WEBHOOK_SECRET_RESEND": "whsec_"}, "whsec_"),
     ({"WEBHOOK_SECRET_RESEND": "whsec_let-slip"}, "whsec_"),
     ({"WEBHOOK_SECRET_RESEND": "whsec_let-slip-\xe9"}, "whsec_"),
+    ({"MAIL_PROVIDERS": "postmark,resend,postmark"}, "MAIL_PROVIDERS names postmark twice"),
+    ({"MAIL_PROVIDERS": "mailjet", "ANYMAIL_MAILJET_API_KEY": "key"}, "Set ANYMAIL_MAILJET_SECRET_KEY"),
+    ({"MAIL_PROVIDERS": "postal", "ANYMAIL_POSTAL_API_KEY": "key"}, "Set ANYMAIL_POSTAL_API_URL"),
+    ({"MAIL_PROVIDERS": "smtp"}, "Set EMAIL_HOST: MAIL_PROVIDERS names smtp"),
+    ({"EMAIL_USE_TLS": "1", "EMAIL_USE_SSL": "1"}, "EMAIL_USE_TLS and EMAIL_USE_SSL"),
+    ({"EMAIL_PORT": "let-slip"}, "EMAIL_PORT"),
+    ({"MAIL_ROUTES": "welcome"}, "MAIL_ROUTES must look like"),
+    ({"MAIL_ROUTES": "welcome="}, "MAIL_ROUTES must look like"),
+    ({"MAIL_ROUTES": "=resend"}, "MAIL_ROUTES must look like"),
+    ({"MAIL_ROUTES": "welcome=resend,welcome=postmark"}, "MAIL_ROUTES must look like"),
+    ({"MAIL_ROUTES": "welcome=resend+brevo"}, "MAIL_ROUTES sends welcome through 'brevo'"),
+    ({"MAIL_ROUTES": "welcome=resend+"}, "MAIL_ROUTES sends welcome through ''"),
     ({"MAIL_CONCURRENCY": "let-slip"}, "MAIL_CONCURRENCY"),
+    ({"MAIL_CONCURRENCY_RESEND": "0"}, "MAIL_CONCURRENCY_RESEND must be at least 1"),
+    ({"MAIL_CONCURRENCY_NOBODY": "1"}, "MAIL_CONCURRENCY_NOBODY: 'nobody' is not one of amazon_ses"),
+    ({"MAIL_RATE_RESEND": "0"}, "MAIL_RATE_RESEND must be at least"),
+    ({"MAIL_RATE_RESEND": "let-slip"}, "MAIL_RATE_RESEND"),
+    ({"MAIL_RATE_NOBODY_FILE": "/nowhere/let"}, "MAIL_RATE_NOBODY: 'nobody'"),
+    ({"MAIL_BATCH_SIZE": "0"}, "MAIL_BATCH_SIZE must be at least 1"),
+    ({"MAIL_GRACE_SECONDS": "-1"}, "MAIL_GRACE_SECONDS must be at least 0"),
     ({"MAIL_CONCURRENCY": "0"}, "MAIL_CONCURRENCY must be at least 1"),
     ({"MAIL_LEASE_SECONDS": "-1"}, "MAIL_LEASE_SECONDS must be at least 1"),
     ({"SWEEP_SECONDS": "0"}, "SWEEP_SECONDS must be at least"),
@@ -86,9 +106,10 @@ def manage(*arguments, **changes):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
-def setting(name, **changes):
-    """Return a setting as a process has it in which these variables are changed."""
-    program = f"import json; from django.conf import settings; print(json.dumps(settings.{name}))"
+def setting(*names, **changes):
+    """Return a setting, or a list of several, as a process has them in which these variables are changed."""
+    values = ", ".join(f"settings.{name}" for name in names)
+    program = f"import json; from django.conf import settings; print(json.dumps([{values}]))"
     environment = {name: value for name, value in (GOOD | changes).items() if value is not None}
     environment["DJANGO_SETTINGS_MODULE"] = "project.settings"
     done = subprocess.run(
@@ -100,7 +121,8 @@ def setting(name, **changes):
         check=True,
         timeout=60,
     )
-    return json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    return found[0] if len(names) == 1 else found
 
 
 def test_good_environment_passes():
@@ -172,3 +194,62 @@ def test_provider_that_is_not_named_needs_nothing():
 def test_lease_lasts_a_minute_unless_said_otherwise():
     assert setting("MAIL_LEASE_SECONDS") == 60
     assert setting("MAIL_LEASE_SECONDS", MAIL_LEASE_SECONDS="2") == 2
+
+
+def test_every_provider_can_be_named_with_what_it_needs():
+    needs = {f"ANYMAIL_{name}": "value" for provider in PROVIDERS.values() for name in provider.needs}
+
+    named, anymail = setting(
+        "MAIL_PROVIDERS", "ANYMAIL", MAIL_PROVIDERS=",".join(PROVIDERS), EMAIL_HOST="mail", **needs
+    )
+
+    assert named == [*PROVIDERS]
+    assert {f"ANYMAIL_{name}" for name in anymail} - {*needs} == {"ANYMAIL_AMAZON_SES_CLIENT_PARAMS"}
+
+
+def test_only_what_a_named_provider_takes_reaches_anymail():
+    taken = {"ANYMAIL_RESEND_API_URL": "https://api.example.com/", "ANYMAIL_POSTMARK_MESSAGE_STREAM": "accounts"}
+
+    anymail = setting("ANYMAIL", MAIL_PROVIDERS="resend", **taken)
+
+    assert anymail == {"RESEND_API_KEY": "re_api_key", "RESEND_API_URL": "https://api.example.com/"}
+
+
+def test_provider_whose_webhooks_are_not_taken_needs_no_secret():
+    secrets = setting("WEBHOOK_SECRETS", MAIL_PROVIDERS="brevo", ANYMAIL_BREVO_API_KEY="key")
+
+    assert secrets == {"brevo": []}
+
+
+def test_routes_name_providers_in_order():
+    assert setting("MAIL_ROUTES") == {}
+    assert setting("MAIL_ROUTES", MAIL_ROUTES="welcome=postmark,digest=resend+postmark") == {
+        "welcome": ["postmark"],
+        "digest": ["resend", "postmark"],
+    }
+
+
+def test_limits_may_differ_by_provider():
+    limits = setting(
+        "MAIL_CONCURRENCY",
+        "MAIL_CONCURRENCY_BY_PROVIDER",
+        "MAIL_RATES",
+        MAIL_CONCURRENCY_AMAZON_SES="3",
+        MAIL_RATE_RESEND="1.5",
+    )
+
+    assert limits == [32, {"amazon_ses": 3}, {"resend": 1.5}]
+
+
+def test_limits_have_defaults():
+    limits = setting("MAIL_CONCURRENCY_BY_PROVIDER", "MAIL_RATES", "MAIL_BATCH_SIZE", "MAIL_GRACE_SECONDS")
+
+    assert limits == [{}, {}, 50, 60]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({}, [587, True, False]), ({"EMAIL_USE_SSL": "1"}, [465, False, True]), ({"EMAIL_PORT": "25"}, [25, True, False])],
+)
+def test_smtp_is_encrypted_unless_said_otherwise(changes, expected):
+    assert setting("EMAIL_PORT", "EMAIL_USE_TLS", "EMAIL_USE_SSL", **changes) == expected

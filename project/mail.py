@@ -1,0 +1,104 @@
+"""What the environment says about mail. Whatever is wrong with it raises `ImproperlyConfigured`, in one line."""
+
+import base64
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final
+
+from django.core.exceptions import ImproperlyConfigured
+
+from mailer.providers import PROVIDERS
+from project.environment import Environment
+
+
+def read_providers(env: Environment) -> list[str]:
+    """Read which providers there are, in order of preference."""
+    names: list[str] = env.list("MAIL_PROVIDERS")
+    if not names:
+        raise ImproperlyConfigured("MAIL_PROVIDERS names no provider, e.g. MAIL_PROVIDERS=postmark,resend")
+    for name in names:
+        if name not in PROVIDERS:
+            raise ImproperlyConfigured(f"MAIL_PROVIDERS: {name!r} is not one of {', '.join(PROVIDERS)}")
+        if names.count(name) > 1:
+            raise ImproperlyConfigured(f"MAIL_PROVIDERS names {name} twice")
+    return names
+
+
+def read_anymail(env: Environment, names: Collection[str]) -> dict[str, Any]:
+    """Read Anymail's settings for some providers: ANYMAIL_POSTMARK_SERVER_TOKEN=... is its POSTMARK_SERVER_TOKEN."""
+    found: dict[str, Any] = {}
+    for provider in (PROVIDERS[name] for name in names):
+        values = {key: env.str(f"ANYMAIL_{key}", default="") for key in (*provider.needs, *provider.takes)}
+        for key in provider.needs:
+            if not values[key]:
+                raise ImproperlyConfigured(f"Set ANYMAIL_{key}: MAIL_PROVIDERS names {provider.name}")
+        found |= {**provider.fixed, **{key: value for key, value in values.items() if value}}
+    return found
+
+
+def read_by_provider(env: Environment, prefix: str, minimum: float) -> dict[str, float]:
+    """Read numbers that differ by provider: with the prefix MAIL_RATE_, from MAIL_RATE_POSTMARK and so on."""
+    return {
+        name: env.at_least(minimum, variable, default=minimum)
+        for variable in _variables(env, prefix)
+        for name in [_provider_of(variable, prefix)]
+    }
+
+
+def _variables(env: Environment, prefix: str) -> Iterator[str]:
+    return (name for name in env.ENVIRON if name.startswith(prefix) and not name.endswith("_FILE"))
+
+
+def _provider_of(variable: str, prefix: str) -> str:
+    name = variable.removeprefix(prefix).lower()
+    if name not in PROVIDERS:
+        raise ImproperlyConfigured(f"{variable}: {name!r} is not one of {', '.join(PROVIDERS)}")
+    return name
+
+
+def read_routes(env: Environment, names: Collection[str]) -> dict[str, list[str]]:
+    """Read which providers a kind of mail goes through, in order: welcome=postmark,digest=resend+postmark."""
+    routes: dict[str, list[str]] = {}
+    for route in env.list("MAIL_ROUTES", default=[]):
+        kind, equals, providers = route.partition("=")
+        if not (kind and equals and providers) or kind in routes:
+            raise ImproperlyConfigured(
+                "MAIL_ROUTES must look like welcome=postmark,digest=resend+postmark, each kind once"
+            )
+        routes[kind] = providers.split("+")
+        for name in routes[kind]:
+            if name not in names:
+                raise ImproperlyConfigured(
+                    f"MAIL_ROUTES sends {kind} through {name!r}, which MAIL_PROVIDERS does not name"
+                )
+    return routes
+
+
+def _is_basic_auth(secret: str) -> bool:
+    user, colon, password = secret.partition(":")
+    return bool(user and colon and password)
+
+
+def _is_svix_secret(secret: str) -> bool:
+    try:
+        return secret.startswith("whsec_") and bool(base64.b64decode(secret[6:], validate=True))
+    except ValueError:
+        return False
+
+
+# Of the providers whose webhooks are taken: what a secret is, and how that looks.
+_SECRETS: Final[Mapping[str, tuple[Callable[[str], bool], str]]] = {
+    "postmark": (_is_basic_auth, "user:password"),
+    "resend": (_is_svix_secret, "whsec_ and base64"),
+}
+
+
+def read_webhook_secrets(env: Environment, names: Collection[str]) -> dict[str, list[str]]:
+    """Read what each provider signs its webhooks with; two, comma-separated, while one replaces the other."""
+    secrets: dict[str, list[str]] = {}
+    for name in names:
+        variable = f"WEBHOOK_SECRET_{name.upper()}"
+        secrets[name] = env.list(variable, default=[])
+        is_secret, looks = _SECRETS.get(name, (bool, ""))
+        if name in _SECRETS and not (secrets[name] and all(map(is_secret, secrets[name]))):
+            raise ImproperlyConfigured(f"Set {variable} ({looks}): its webhooks need it")
+    return secrets
