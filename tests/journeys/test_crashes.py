@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 from django.db import connection, transaction
 
+from mailer import outbox
 from mailer.models import DeliveryStatus, Message
 from project.embedded import Postgres
 from tests.conftest import running, wait_until
