@@ -166,15 +166,21 @@ def test_put_faults_replaces_all(quiet: Simulator) -> None:
 
     assert quiet.get("/faults") == {
         "latency_ms": 1,
+        "hang_ms": 60_000,
+        "search_lag_ms": 0,
         "rate_429": 0,
+        "rate_429_bare": 0,
         "rate_5xx_before": 0,
         "rate_5xx_after": 0,
         "rate_reset_before": 0,
         "rate_reset_after": 0,
         "rate_unreadable": 0,
+        "rate_hang": 0,
+        "rate_search_5xx": 0,
         "webhook_duplicate": 0,
         "webhook_shuffle": False,
         "webhook_delay_ms": 0,
+        "webhook_late_ms": 0,
         "webhook_early": False,
         "seed": None,
     }

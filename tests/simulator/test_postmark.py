@@ -26,6 +26,10 @@ def test_email_answers_and_is_in_the_log(quiet: Simulator) -> None:
         "Message": "OK",
     }
     assert row == {
+        "seq": row["seq"],
+        "request": row["seq"],
+        "message_id": "m-1",
+        "done": "accepted",
         "id": body["MessageID"],
         "provider": "postmark",
         "to": ["ann@example.com", "delivered@example.com"],
