@@ -1,5 +1,6 @@
 """What was accepted: one mail, whichever provider took it."""
 
+import functools
 import re
 import uuid
 from dataclasses import dataclass, field
@@ -72,13 +73,14 @@ class _Hrefs(HTMLParser):
 
 def addresses(values: list[str]) -> list[str]:
     """Take the bare addresses out of values such as ``Name <a@b.c>, d@e.f``; an unusable value stays as it is."""
-    found: list[str] = []
-    for value in filter(str.strip, values):
-        if is_address(value):  # nearly always; the parser for the rest is slow
-            found.append(value)
-        else:
-            found += [address for _, address in getaddresses([value]) if address] or [value]
-    return found
+    return [address for value in values if value.strip() for address in _parsed(value)]
+
+
+@functools.lru_cache(maxsize=1024)  # the parser is slow, and the sender is always the same
+def _parsed(value: str) -> tuple[str, ...]:
+    if is_address(value):
+        return (value,)
+    return tuple(address for _, address in getaddresses([value]) if address) or (value,)
 
 
 def is_address(value: str) -> bool:
