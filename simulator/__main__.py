@@ -35,7 +35,7 @@ def main() -> int:
     try:
         _require_free_port(settings.host, settings.port)
         with _only_user_of(settings.data):
-            log = _open(settings.data / "log.sqlite3")
+            log = _open(settings.data / "log.sqlite3", sync=settings.sync)
             try:
                 asyncio.run(_serve(settings, log))
             finally:
@@ -76,9 +76,9 @@ def _only_user_of(data: Path) -> Iterator[None]:
         yield
 
 
-def _open(path: Path) -> Log:
+def _open(path: Path, *, sync: bool) -> Log:
     try:
-        return Log(path)
+        return Log(path, sync=sync)
     except sqlite3.Error as error:
         raise StartError(f"cannot use the log {path}: {error}") from error
 
@@ -93,13 +93,15 @@ async def _serve(settings: Settings, log: Log) -> None:
         websockets=False,
         backlog=1024,
         log_enabled=False,
+        ssl_cert=settings.tls.certificate if settings.tls else None,
+        ssl_key=settings.tls.key if settings.tls else None,
     )
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_, stop.set)
     serving = asyncio.create_task(server.serve())
-    sys.stdout.write(f"simulator: inbox at http://{settings.host}:{settings.port}/\n")
+    sys.stdout.write(f"simulator: inbox at {'https' if settings.tls else 'http'}://{settings.host}:{settings.port}/\n")
     sys.stdout.flush()
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,6 +1,7 @@
 """What goes wrong on purpose. Set as a whole by ``PUT /faults`` or ``SIMULATOR_FAULTS``."""
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,21 +14,29 @@ class FaultsError(ValueError):
 class Faults:
     """``rate_*`` and ``webhook_duplicate`` are chances from 0 to 1, ``*_ms`` milliseconds.
 
-    *before* means nothing was accepted, *after* that the mail was. With ``webhook_early`` a mail's webhooks
-    are posted and answered before the send API answers. The same ``seed`` makes the same choices for the
-    same requests.
+    *before* means nothing was accepted, *after* that the mail was; each is decided once a request, also for a batch.
+    ``rate_429_bare`` says 429 without Retry-After. ``rate_hang`` accepts, says nothing for ``hang_ms``, then cuts the
+    connection. A search finds a mail only ``search_lag_ms`` after it was accepted. A webhook comes ``webhook_delay_ms``
+    late, and up to ``webhook_late_ms`` more. With ``webhook_early`` a mail's webhooks are posted and answered before
+    the send API answers. The same ``seed`` makes the same choices for the same requests.
     """
 
     latency_ms: float = 0.0
+    hang_ms: float = 60_000.0
+    search_lag_ms: float = 0.0
     rate_429: float = 0.0
+    rate_429_bare: float = 0.0
     rate_5xx_before: float = 0.0
     rate_5xx_after: float = 0.0
     rate_reset_before: float = 0.0
     rate_reset_after: float = 0.0
     rate_unreadable: float = 0.0
+    rate_hang: float = 0.0
+    rate_search_5xx: float = 0.0
     webhook_duplicate: float = 0.0
     webhook_shuffle: bool = False
     webhook_delay_ms: float = 0.0
+    webhook_late_ms: float = 0.0
     webhook_early: bool = False
     seed: int | None = None
 
@@ -65,3 +74,7 @@ class Dice:
         """Decide one chance; draws nothing where it is 0, so that no fault disturbs another's sequence."""
         chance: float = getattr(self.faults, name)
         return chance > 0 and self.random.random() < chance
+
+    def first(self, names: Iterable[str]) -> str:
+        """Name the first of some chances that comes true; empty when none does."""
+        return next((name for name in names if self.hit(name)), "")

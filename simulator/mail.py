@@ -1,5 +1,6 @@
 """What was accepted: one mail, whichever provider took it."""
 
+import functools
 import re
 import uuid
 from dataclasses import dataclass, field
@@ -29,9 +30,12 @@ class RefusedError(Exception):
         self.refusal = refusal
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Mail:
-    """One accepted mail. ``recipients`` are bare (to, cc, bcc), ``payload`` is the request as it came."""
+    """One accepted mail. ``recipients`` are bare (to, cc, bcc), ``payload`` is its part of the request.
+
+    ``seq`` is its place in the log, ``request`` that of the first message of the request it came in.
+    """
 
     provider: str
     sender: str
@@ -45,6 +49,8 @@ class Mail:
     idempotency_key: str = ""
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     accepted_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seq: int = 0
+    request: int = 0
 
     @property
     def links(self) -> list[str]:
@@ -67,10 +73,14 @@ class _Hrefs(HTMLParser):
 
 def addresses(values: list[str]) -> list[str]:
     """Take the bare addresses out of values such as ``Name <a@b.c>, d@e.f``; an unusable value stays as it is."""
-    found: list[str] = []
-    for value in filter(str.strip, values):
-        found += [address for _, address in getaddresses([value]) if address] or [value]
-    return found
+    return [address for value in values if value.strip() for address in _parsed(value)]
+
+
+@functools.lru_cache(maxsize=1024)  # the parser is slow, and the sender is always the same
+def _parsed(value: str) -> tuple[str, ...]:
+    if is_address(value):
+        return (value,)
+    return tuple(address for _, address in getaddresses([value]) if address) or (value,)
 
 
 def is_address(value: str) -> bool:
@@ -80,4 +90,4 @@ def is_address(value: str) -> bool:
 def rfc3339(moment: datetime, digits: int = 6) -> str:
     """Format in UTC with ``Z``. Postmark writes 7 decimals, Resend 3."""
     fraction = f"{moment.microsecond:06d}0"[:digits]
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S}.{fraction}Z"
+    return f"{moment.astimezone(UTC).isoformat()[:19]}.{fraction}Z"

@@ -5,6 +5,8 @@ from collections import Counter
 from html import escape
 from typing import Any
 
+from simulator.mail import Mail, rfc3339
+
 PAGE = 100
 REFRESH_SECONDS = 5
 # A mail's HTML part is a stranger's: its frame inherits this policy, and so can neither run nor fetch.
@@ -59,12 +61,12 @@ input, button { font: inherit; padding: .3rem .6rem; }
 STATES = {"delivered": "answered", "failed": "given up", "pending": "waiting", "withheld": "never told"}
 
 
-def inbox(mails: list[Row], hooks: list[Row], to: str, *, refresh: bool) -> str:
+def inbox(mails: list[Mail], hooks: list[Row], to: str, *, refresh: bool) -> str:
     """List mails, newest first, with what became of their webhooks."""
-    by_mail: dict[str, Counter[str]] = {mail["id"]: Counter() for mail in mails}
+    by_mail: dict[int, Counter[str]] = {mail.seq: Counter() for mail in mails}
     for hook in hooks:
-        by_mail[hook["mail_id"]][hook["state"]] += 1
-    rows = "".join(_inbox_row(mail, by_mail[mail["id"]]) for mail in mails)
+        by_mail[hook["mail"]][hook["state"]] += 1
+    rows = "".join(_inbox_row(mail, by_mail[mail.seq]) for mail in mails)
     table = _table("Newest first", ("Accepted (UTC)", "Provider", "To", "Subject", "Webhooks"), rows)
     nothing = f"<p>No mail{f' to {escape(to)}' if to else ' yet'}.</p>"
     switch = "off" if refresh else "on"
@@ -77,37 +79,37 @@ def inbox(mails: list[Row], hooks: list[Row], to: str, *, refresh: bool) -> str:
     return _page("Inbox", body, refresh=refresh)
 
 
-def _inbox_row(mail: Row, states: Counter[str]) -> str:
+def _inbox_row(mail: Mail, states: Counter[str]) -> str:
     tags = " ".join(_tag(state, f"{count} {STATES[state]}") for state, count in sorted(states.items()))
-    return f"""<tr><td>{_time(mail["accepted_at"])}</td><td>{escape(mail["provider"])}</td>
-      <td>{escape(", ".join(mail["recipients"]))}</td>
-      <td><a href="/inbox/{escape(mail["id"])}">{escape(mail["subject"] or "(no subject)")}</a></td>
+    return f"""<tr><td>{_time(rfc3339(mail.accepted_at))}</td><td>{escape(mail.provider)}</td>
+      <td>{escape(", ".join(mail.recipients))}</td>
+      <td><a href="/inbox/{escape(mail.id)}">{escape(mail.subject or "(no subject)")}</a></td>
       <td>{tags or '<span class="soft">none</span>'}</td></tr>"""
 
 
-def mail(row: Row, hooks: list[Row]) -> str:
+def mail(mail: Mail, hooks: list[Row]) -> str:
     """Show one mail: its parts, links, headers and webhooks with their answers."""
-    links = "".join(f'<li><a href="{escape(link)}">{escape(link)}</a></li>' for link in row["links"])
+    links = "".join(f'<li><a href="{escape(link)}">{escape(link)}</a></li>' for link in mail.links)
     facts = {
-        "Provider": row["provider"],
-        "Provider's id": row["id"],
-        "From": row["sender"],
-        "To": ", ".join(row["recipients"]),
-        "Accepted": row["accepted_at"],
-        "Idempotency key": row["idempotency_key"] or "none",
-        "Metadata": json.dumps(row["metadata"], ensure_ascii=False),
+        "Provider": mail.provider,
+        "Provider's id": mail.id,
+        "From": mail.sender,
+        "To": ", ".join(mail.recipients),
+        "Accepted": rfc3339(mail.accepted_at),
+        "Idempotency key": mail.idempotency_key or "none",
+        "Metadata": json.dumps(mail.metadata, ensure_ascii=False),
     }
-    frame = f'<iframe sandbox title="HTML part" srcdoc="{escape(row["html"])}"></iframe>'
+    frame = f'<iframe sandbox title="HTML part" srcdoc="{escape(mail.html)}"></iframe>'
     sections = {
         "Links": f"<ul>{links}</ul>" if links else "",
-        "Text": f"<pre>{escape(row['text'])}</pre>" if row["text"] else "",
-        "HTML": frame if row["html"] else "",
-        "Headers": _facts(row["headers"]) if row["headers"] else "",
+        "Text": f"<pre>{escape(mail.text)}</pre>" if mail.text else "",
+        "HTML": frame if mail.html else "",
+        "Headers": _facts(mail.headers) if mail.headers else "",
         "Webhooks": _webhooks(hooks) if hooks else "",
     }
     body = '<p><a href="/">Back to the inbox</a></p>' + _facts(facts)
     body += "".join(f"<h2>{name}</h2>{section or '<p>None.</p>'}" for name, section in sections.items())
-    return _page(row["subject"] or "(no subject)", body)
+    return _page(mail.subject or "(no subject)", body)
 
 
 def missing() -> str:

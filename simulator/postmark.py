@@ -1,43 +1,34 @@
-"""Postmark: its send API and its webhooks.
+"""Postmark: its send API and its search. Its webhooks are in ``postmark_webhooks``.
 
-Sources: postmarkapp.com/developer/api/email-api, /api/messages-api, /api/overview#error-codes and
-/api/bounce-api#bounce-types,
-/webhooks/{delivery,bounce,spam-complaint,open-tracking,click,subscription-change}-webhook.
+Sources: postmarkapp.com/developer/api/email-api, /api/messages-api and /api/overview#error-codes;
+postmarkapp.com/support/article/1125-custom-metadata-faq (one metadata field a search).
 """
 
-import uuid
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+from simulator.api import Answer, Api, Headers, found
 from simulator.behaviour import REJECTED, behaviour_of
 from simulator.mail import Mail, Refusal, RefusedError, addresses, is_address, rfc3339
 
 NAME = "postmark"
-SERVER_ID = 23
 BATCH_LIMIT = 500
 RECIPIENT_LIMIT = 50
 METADATA_LIMITS = {"fields": 10, "name": 20, "value": 80}
 SUBJECT_LIMIT = 2000
 TAG_LIMIT = 1000
+SEARCH_LIMIT = 500
+SEARCH_DEPTH = 10_000
+# The parameters of a search, and what the log calls them.
+FILTERS = {"recipient": "to", "fromemail": "sender", "tag": "tag", "subject": "subject"}
 TEXTS = ("From", "To", "Cc", "Bcc", "Subject", "TextBody", "HtmlBody", "Tag")
 
-# A standard rung, then a backoff rung: github.com/ActiveCampaign/postmark-skills, postmark-webhooks (August
-# 2026). Until then 403 alone was final, bounces had ten retries in 10.5 hours and other events three.
-RETRIES = (60.0, 300.0, 900.0, 60.0, 300.0, 600.0, 600.0, 600.0, 900.0)
-# Postmark publishes no timeout for these webhooks.
-TIMEOUT = 30.0
-RETRIED = {408, 429, *range(300, 400), *range(500, 600)}
-
 INACTIVE = "Inactive recipients are ones that have generated a hard bounce, a spam complaint, or a manual suppression."
-AGENT = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 Chrome/142.0.0.0 Safari/537.36"
 
 Body = dict[str, Any]
-
-
-def is_retried(status: int | None) -> bool:
-    """Whether Postmark tries again. ``None`` is no answer. Every 4xx but 408 and 429 is final."""
-    return status is None or status in RETRIED
+Row = dict[str, Any]
 
 
 # The send API
@@ -65,14 +56,43 @@ TOO_MANY = refused(422, 410, f"You may only send up to {BATCH_LIMIT} messages in
 RATE_LIMITED = refused(429, 429, "Rate limit exceeded.")
 UNAVAILABLE = refused(500, 500, "Internal server error.")
 NOT_FOUND = refused(422, 701, "This message does not exist.")
+WRONG_SEARCH = refused(422, 700, "One or more of the query parameters have an invalid value.")
 
 
-def authorize(token: str | None, expected: str) -> None:
+def authorize(headers: Headers, expected: str) -> None:
     """Check the token. Raises RefusedError (401, ErrorCode 10)."""
+    token = headers.get("x-postmark-server-token")
     if not token:
         raise RefusedError(NO_TOKEN)
     if not expected or token.lower() != expected.lower():
         raise RefusedError(BAD_TOKEN)
+
+
+def read_one(payload: Any, _: Headers) -> Answer:
+    mail = read(payload)
+    return Answer([mail], accepted(mail))
+
+
+def read_batch(payload: Any, _: Headers) -> Answer:
+    """Read a batch, of which each message has its own outcome."""
+    if not isinstance(payload, list):
+        raise RefusedError(WRONG_JSON)
+    if len(payload) > BATCH_LIMIT:
+        raise RefusedError(TOO_MANY)
+    outcomes = [_read_or_refuse(message) for message in payload]
+    return Answer(outcomes, [accepted(each) if isinstance(each, Mail) else each.body for each in outcomes])
+
+
+def _read_or_refuse(message: Any) -> Mail | Refusal:
+    try:
+        return read(message)
+    except RefusedError as error:
+        return error.refusal
+
+
+def message_ids(payload: Any) -> list[str]:
+    messages = payload if isinstance(payload, list) else [payload]
+    return [str(found(message, "Metadata", "message_id") or "") for message in messages]
 
 
 def read(payload: Any) -> Mail:
@@ -84,12 +104,12 @@ def read(payload: Any) -> Mail:
     _check(payload, lines, recipients)
     inactive = _inactive(recipients)
     if len(inactive) == len(recipients):
-        found = f"Found inactive addresses: {', '.join(inactive)}."
+        which = f"Found inactive addresses: {', '.join(inactive)}."
         raise RefusedError(
             refused(
                 422,
                 406,
-                f"You tried to send to recipient(s) that have been marked as inactive. {found} {INACTIVE}",
+                f"You tried to send to recipient(s) that have been marked as inactive. {which} {INACTIVE}",
             )
         )
     return Mail(
@@ -165,35 +185,18 @@ EVENT_NAMES = {
 }
 
 
-def details(row: dict[str, Any], happened: list[dict[str, Any]]) -> Body:
-    """Answer ``GET /messages/outbound/{id}/details`` for a log row and the webhook rows already past."""
-    payload = row["payload"]
+def details(mail: Mail, happened: list[Row]) -> Body:
+    """Answer ``GET /messages/outbound/{id}/details`` for a mail and the webhook rows already past."""
     return {
-        "TextBody": row["text"],
-        "HtmlBody": row["html"],
+        **summary(mail),
+        "TextBody": mail.text,
+        "HtmlBody": mail.html,
         "Body": "",
-        "Tag": payload.get("Tag") or "",
-        "MessageID": row["id"],
-        **{
-            name: [{"Email": address, "Name": None} for address in addresses([payload.get(name) or ""])]
-            for name in ("To", "Cc", "Bcc")
-        },
-        "Recipients": row["recipients"],
-        "ReceivedAt": row["accepted_at"],
-        "From": row["sender"],
-        "Subject": row["subject"],
-        "Attachments": [attachment.get("Name") for attachment in payload.get("Attachments") or []],
-        "Status": "Sent",
-        "TrackOpens": bool(payload.get("TrackOpens")),
-        "TrackLinks": payload.get("TrackLinks") or "None",
-        "Metadata": row["metadata"],
-        "Sandboxed": False,
-        "MessageStream": payload.get("MessageStream") or "outbound",
         "MessageEvents": [
             {
                 "Recipient": hook["recipient"],
                 "Type": EVENT_NAMES[hook["event"]],
-                "ReceivedAt": rfc3339(datetime.fromtimestamp(hook["happened_at"]).astimezone(), 7),
+                "ReceivedAt": rfc3339(datetime.fromtimestamp(hook["happened_at"], UTC), 7),
                 "Details": {"Summary": hook["body"].get("Details") or hook["body"].get("Description") or ""},
             }
             for hook in happened
@@ -202,153 +205,61 @@ def details(row: dict[str, Any], happened: list[dict[str, Any]]) -> Body:
     }
 
 
-# The webhooks
-
-
-def _common(mail: Mail, record: str) -> Body:
+def summary(mail: Mail) -> Body:
+    """Describe a mail as a search does."""
+    payload = mail.payload
     return {
-        "RecordType": record,
-        "MessageStream": mail.payload.get("MessageStream") or "outbound",
-        "ServerID": SERVER_ID,
+        "Tag": payload.get("Tag") or "",
         "MessageID": mail.id,
-        "Tag": mail.payload.get("Tag") or "",
-        "Metadata": mail.metadata,
-    }
-
-
-def _delivery(mail: Mail, recipient: str, at: str) -> Body:
-    details = f"smtp;250 2.0.0 OK {mail.id}"
-    return {**_common(mail, "Delivery"), "Recipient": recipient, "DeliveredAt": at, "Details": details}
-
-
-# TypeCode and wording as in the table of bounce types.
-BOUNCES: dict[str, Body] = {
-    "HardBounce": {
-        "TypeCode": 1,
-        "Name": "Hard bounce",
-        "Description": "The server was unable to deliver your message (ex: unknown user, mailbox not found).",
-        "Details": "smtp;550 5.1.1 The email account that you tried to reach does not exist.",
-        "Inactive": True,
-        "CanActivate": True,
-    },
-    "SoftBounce": {
-        "TypeCode": 4096,
-        "Name": "Soft bounce",
-        "Description": "Unable to temporarily deliver message (i.e. mailbox full, account disabled,"
-        " exceeds quota, out of disk space).",
-        "Details": "smtp;452 4.2.2 The email account that you tried to reach is over quota.",
-        "Inactive": False,
-        "CanActivate": True,
-    },
-    "Transient": {
-        "TypeCode": 2,
-        "Name": "Message delayed",
-        "Description": "The server could not temporarily deliver your message"
-        " (ex: Message is delayed due to network troubles).",
-        "Details": "smtp;451 4.4.1 Connection timed out.",
-        "Inactive": False,
-        "CanActivate": True,
-    },
-    "SpamComplaint": {
-        "TypeCode": 100001,
-        "Name": "Spam complaint",
-        "Description": "The subscriber explicitly marked this message as spam.",
-        "Details": "",
-        "Inactive": True,
-        "CanActivate": False,
-    },
-}
-
-
-def _bounce(kind: str, record: str = "Bounce") -> "Builder":
-    def build(mail: Mail, recipient: str, at: str) -> Body:
-        return {
-            **_common(mail, record),
-            "ID": uuid.uuid4().int % 10**10,
-            "Type": kind,
-            **BOUNCES[kind],
-            "Email": recipient,
-            "From": (addresses([mail.sender]) or [""])[0],
-            "BouncedAt": at,
-            "DumpAvailable": True,
-            "Subject": mail.subject,
-            "Content": f"Return-Path: <>\r\nTo: {recipient}\r\n\r\n{BOUNCES[kind]['Details']}",
-        }
-
-    return build
-
-
-def _suppression(reason: str) -> "Builder":
-    def build(mail: Mail, recipient: str, at: str) -> Body:
-        return {
-            **_common(mail, "SubscriptionChange"),
-            "ChangedAt": at,
-            "Recipient": recipient,
-            "Origin": "Recipient",
-            "SuppressSending": True,
-            "SuppressionReason": reason,
-        }
-
-    return build
-
-
-def _engagement(mail: Mail, record: str, recipient: str, at: str) -> Body:
-    return {
-        **_common(mail, record),
-        "Recipient": recipient,
-        "ReceivedAt": at,
-        "Platform": "Desktop",
-        "UserAgent": AGENT,
-        "OS": {"Name": "macOS 10.15 Catalina", "Company": "Apple Inc.", "Family": "macOS"},
-        "Client": {"Name": "Chrome 142.0.0.0", "Company": "Google Inc.", "Family": "Chrome"},
-        "Geo": {
-            "IP": "188.2.95.4",
-            "City": "Novi Sad",
-            "Country": "Serbia",
-            "CountryISOCode": "RS",
-            "Region": "Autonomna Pokrajina Vojvodina",
-            "RegionISOCode": "VO",
-            "Zip": "21000",
-            "Coords": "45.2517,19.8369",
+        **{
+            name: [{"Email": address, "Name": None} for address in addresses([payload.get(name) or ""])]
+            for name in ("To", "Cc", "Bcc")
         },
+        "Recipients": mail.recipients,
+        "ReceivedAt": rfc3339(mail.accepted_at, 7),
+        "From": mail.sender,
+        "Subject": mail.subject,
+        "Attachments": [attachment.get("Name") for attachment in payload.get("Attachments") or []],
+        "Status": "Sent",
+        "TrackOpens": bool(payload.get("TrackOpens")),
+        "TrackLinks": payload.get("TrackLinks") or "None",
+        "Metadata": mail.metadata,
+        "Sandboxed": False,
+        "MessageStream": payload.get("MessageStream") or "outbound",
     }
 
 
-def _open(mail: Mail, recipient: str, at: str) -> Body:
-    return {**_engagement(mail, "Open", recipient, at), "FirstOpen": True, "ReadSeconds": 5}
+@dataclass(frozen=True, slots=True)
+class Search:
+    """``GET /messages/outbound``: how many, from which on, and what narrows them, in the log's words."""
+
+    count: int
+    offset: int
+    filters: dict[str, Any]
 
 
-def _click(mail: Mail, recipient: str, at: str) -> Body:
-    link = next(iter(mail.links), "https://example.com/")
-    return {**_engagement(mail, "Click", recipient, at), "ClickLocation": "HTML", "OriginalLink": link}
+def read_search(query: Mapping[str, str]) -> Search:
+    """Read the parameters. Raises RefusedError (422) without ``count`` and ``offset``, or beyond their limits."""
+    numbers = [query.get(name, "") for name in ("count", "offset")]
+    if not all(number.isdecimal() for number in numbers):
+        raise RefusedError(WRONG_SEARCH)
+    count, offset = map(int, numbers)
+    metadata = [(name.removeprefix("metadata_"), value) for name, value in query.items() if name[:9] == "metadata_"]
+    if count > SEARCH_LIMIT or count + offset > SEARCH_DEPTH or len(metadata) > 1:
+        raise RefusedError(WRONG_SEARCH)
+    filters: dict[str, Any] = {FILTERS[name]: value for name, value in query.items() if name in FILTERS}
+    for name, value in metadata:
+        filters |= {"message_id": value} if name == "message_id" else {"metadata": (name, value)}
+    return Search(count, offset, filters)
 
 
-Builder = Callable[[Mail, str, str], Body]
-EVENTS: dict[str, tuple[Builder, ...]] = {
-    "delivered": (_delivery,),
-    "hard_bounced": (_bounce("HardBounce"), _suppression("HardBounce")),
-    "soft_bounced": (_bounce("SoftBounce"),),
-    "deferred": (_bounce("Transient"),),
-    "complained": (_bounce("SpamComplaint", "SpamComplaint"), _suppression("SpamComplaint")),
-    "opened": (_open,),
-    "clicked": (_click,),
-}
-
-
-def events(mail: Mail, recipient: str, word: str, at: datetime) -> list[tuple[str, Body]]:
-    """Build the webhooks Postmark posts when ``word`` happens to a recipient: (RecordType, body) each."""
-    bodies = [build(mail, recipient, rfc3339(at, 7)) for build in EVENTS.get(word, ())]
-    return [(body["RecordType"], body) for body in bodies]
-
-
-def new_webhook_id() -> str:
-    return str(uuid.uuid4())
-
-
-def webhook_headers(webhook_id: str, attempts: int) -> dict[str, str]:
-    """Postmark signs nothing; the URL's user and password are all the proof there is."""
-    return {
-        "User-Agent": "Postmark",
-        "X-PM-Webhook-Trace-Id": webhook_id,
-        "X-PM-Retries-Remaining": str(max(len(RETRIES) - attempts, 0)),
-    }
+API = Api(
+    name=NAME,
+    authorize=authorize,
+    paths={"email": read_one, "email/batch": read_batch},
+    mail=read,
+    message_ids=message_ids,
+    bad_json=BAD_JSON,
+    rate_limited=RATE_LIMITED,
+    unavailable=UNAVAILABLE,
+)

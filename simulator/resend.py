@@ -8,12 +8,14 @@ Sources: resend.com/docs/api-reference/emails/{send-email,send-batch-emails,retr
 import base64
 import hashlib
 import hmac
-import json
 import secrets
 import time
 from datetime import datetime
 from typing import Any
 
+import orjson
+
+from simulator.api import Answer, Api, Headers, Keys, found, found_in_text
 from simulator.behaviour import REJECTED, behaviour_of
 from simulator.mail import Mail, Refusal, RefusedError, addresses, is_address, rfc3339
 
@@ -71,16 +73,58 @@ UNAVAILABLE = refused(500, "application_error", "An unexpected error occurred.")
 NOT_FOUND = refused(404, "not_found", "Email not found")
 
 
-def authorize(authorization: str | None, expected: str) -> None:
+def authorize(headers: Headers, expected: str) -> None:
     """Check the header. Raises RefusedError: 401 without a key, 403 with a wrong one."""
-    scheme, _, key = (authorization or "").partition(" ")
+    scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key:
         raise RefusedError(NO_KEY)
     if not expected or key != expected:
         raise RefusedError(BAD_KEY)
 
 
-def read(payload: Any, idempotency_key: str = "") -> Mail:
+def read_one(payload: Any, _: Headers) -> Answer:
+    mail = read(payload)
+    return Answer([mail], {"id": mail.id})
+
+
+def read_batch(payload: Any, headers: Headers) -> Answer:
+    """Read a batch: all of it or nothing, or with that header the valid ones alone.
+
+    The errors of a permissive batch name the index of each; its data lists what was accepted.
+    """
+    if not isinstance(payload, list) or not payload:
+        raise RefusedError(WRONG_JSON)
+    if len(payload) > BATCH_LIMIT:
+        raise RefusedError(TOO_MANY)
+    if headers.get("x-batch-validation", "strict") != "permissive":
+        mails: list[Mail | Refusal] = [read(each) for each in payload]
+        return Answer(mails, {"data": _ids(mails)})
+    outcomes = [_read_or_refuse(each) for each in payload]
+    errors = [
+        {"index": index, "message": each.body["message"]}
+        for index, each in enumerate(outcomes)
+        if isinstance(each, Refusal)
+    ]
+    return Answer(outcomes, {"data": _ids(outcomes), "errors": errors})
+
+
+def _ids(outcomes: list[Mail | Refusal]) -> list[Body]:
+    return [{"id": each.id} for each in outcomes if isinstance(each, Mail)]
+
+
+def _read_or_refuse(payload: Any) -> Mail | Refusal:
+    try:
+        return read(payload)
+    except RefusedError as error:
+        return error.refusal
+
+
+def message_ids(payload: Any) -> list[str]:
+    mails = payload if isinstance(payload, list) else [payload]
+    return [found_in_text(_metadata_header(found(mail, "headers")), "message_id") for mail in mails]
+
+
+def read(payload: Any) -> Mail:
     """Check one mail of a request. Raises RefusedError (422)."""
     if not isinstance(payload, dict) or any(not isinstance(payload.get(name) or "", str) for name in TEXTS):
         raise RefusedError(WRONG_JSON)
@@ -97,7 +141,6 @@ def read(payload: Any, idempotency_key: str = "") -> Mail:
         headers=headers,
         metadata=_metadata(headers),
         payload=payload,
-        idempotency_key=idempotency_key,
     )
 
 
@@ -128,35 +171,33 @@ def _check(payload: Body, fields: dict[str, list[str]]) -> None:
             )
 
 
+def _metadata_header(headers: Any) -> str:
+    """Find the header that Anymail writes; Resend knows no metadata and passes it through."""
+    named = headers.items() if isinstance(headers, dict) else ()
+    return next((str(value) for name, value in named if name.lower() == "x-metadata"), "{}")
+
+
 def _metadata(headers: dict[str, str]) -> dict[str, str]:
-    """Read the X-Metadata header that Anymail writes; Resend knows no metadata and passes it through."""
-    value = next((value for name, value in headers.items() if name.lower() == "x-metadata"), "{}")
     try:
-        metadata = json.loads(value)
-    except ValueError:
+        metadata = orjson.loads(_metadata_header(headers))
+    except orjson.JSONDecodeError:
         return {}
     return {name: str(each) for name, each in metadata.items()} if isinstance(metadata, dict) else {}
 
 
-def check_idempotency_key(key: str | None) -> None:
-    """Check its length. Raises RefusedError (400)."""
-    if key is not None and not 1 <= len(key) <= KEY_LIMIT:
-        raise RefusedError(BAD_IDEMPOTENCY_KEY)
-
-
-def details(row: dict[str, Any], happened: list[dict[str, Any]]) -> Body:
-    """Answer ``GET /emails/{id}`` for a log row and the webhook rows that lie in the past."""
-    payload = row["payload"]
+def details(mail: Mail, happened: list[dict[str, Any]]) -> Body:
+    """Answer ``GET /emails/{id}`` for a mail and the webhook rows that lie in the past."""
+    payload = mail.payload
     return {
         "object": "email",
-        "id": row["id"],
-        "message_id": _message_id(row["id"]),
+        "id": mail.id,
+        "message_id": _message_id(mail.id),
         "to": _listed(payload.get("to")),
-        "from": row["sender"],
-        "created_at": row["accepted_at"].replace("T", " ").replace("Z", "+00"),
-        "subject": row["subject"],
-        "html": row["html"] or None,
-        "text": row["text"] or None,
+        "from": mail.sender,
+        "created_at": rfc3339(mail.accepted_at).replace("T", " ").replace("Z", "+00"),
+        "subject": mail.subject,
+        "html": mail.html or None,
+        "text": mail.text or None,
         "bcc": _listed(payload.get("bcc")),
         "cc": _listed(payload.get("cc")),
         "reply_to": _listed(payload.get("reply_to")),
@@ -268,3 +309,16 @@ def webhook_headers(webhook_id: str, body: str, key: bytes) -> dict[str, str]:
         "svix-timestamp": stamp,
         "svix-signature": f"v1,{base64.b64encode(digest).decode()}",
     }
+
+
+API = Api(
+    name=NAME,
+    authorize=authorize,
+    paths={"emails": read_one, "emails/batch": read_batch},
+    mail=read,
+    message_ids=message_ids,
+    bad_json=BAD_JSON,
+    rate_limited=RATE_LIMITED,
+    unavailable=UNAVAILABLE,
+    keys=Keys("idempotency-key", KEY_LIFE, KEY_LIMIT, BAD_IDEMPOTENCY_KEY, CONCURRENT, OTHER_BODY),
+)

@@ -67,6 +67,7 @@ class Simulator:
     """A provider's stand-in under test: what it accepted, and what is to go wrong at it."""
 
     TOKEN, KEY = "postmark-token", "re_key"
+    MAILJET, SENDGRID = ("mailjet-key", "mailjet-secret"), "sendgrid-key"
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -76,6 +77,11 @@ class Simulator:
             "POSTMARK_SERVER_TOKEN": self.TOKEN,
             "RESEND_API_URL": f"{url}/resend/",
             "RESEND_API_KEY": self.KEY,
+            "MAILJET_API_URL": f"{url}/mailjet/",
+            "MAILJET_API_KEY": self.MAILJET[0],
+            "MAILJET_SECRET_KEY": self.MAILJET[1],
+            "SENDGRID_API_URL": f"{url}/sendgrid/",
+            "SENDGRID_API_KEY": self.SENDGRID,
         }
         self.environment = {f"ANYMAIL_{name}": value for name, value in self.anymail.items()}
 
@@ -88,6 +94,8 @@ class Simulator:
             **os.environ,
             "SIMULATOR_POSTMARK_TOKEN": cls.TOKEN,
             "SIMULATOR_RESEND_KEY": cls.KEY,
+            "SIMULATOR_MAILJET_KEY": ":".join(cls.MAILJET),
+            "SIMULATOR_SENDGRID_KEY": cls.SENDGRID,
             **env,
             "SIMULATOR_PORT": str(port),
             "SIMULATOR_DATA": str(directory),
@@ -128,7 +136,23 @@ class Simulator:
 
     def accepted(self, message_id: object = "") -> list[dict[str, Any]]:
         """Return what the durable log holds, oldest first: of one message, by our id, or of all."""
-        return list(self.ask("GET", "/log.json", message_id=str(message_id))["accepted"])
+        return self._pages("/log.json", "accepted", message_id=str(message_id))
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return what was done to each message of each request that came, oldest first, accepted or not."""
+        return self._pages("/requests.json", "requests")
+
+    def _pages(self, path: str, name: str, **query: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        after = 0
+        while after is not None:
+            page = self.ask("GET", path, after=str(after), **query)
+            rows, after = rows + page[name], page["next"]
+        return rows
+
+    def counts(self) -> dict[str, Any]:
+        """Return totals: mails, by provider, webhooks by state, and `not_once` by our id; cheap for a million."""
+        return dict(self.ask("GET", "/counts.json"))
 
     def inbox(self, to: str = "") -> list[dict[str, Any]]:
         """Return the mails to an address, or all, newest first, each with text, html and links."""

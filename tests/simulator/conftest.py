@@ -1,5 +1,6 @@
 """A real simulator in a process of its own, and a real receiver for its webhooks."""
 
+import json
 import os
 import signal
 import socket
@@ -19,7 +20,8 @@ import requests
 
 ROOT = Path(__file__).parents[2]
 SECRET = "whsec_c2ltdWxhdG9yLXRlc3Qtc2VjcmV0LTAxMjM0NTY3"
-TOKEN, KEY = "server-token", "re_key"
+TOKEN, KEY, MAILJET, SENDGRID = "server-token", "re_key", ("mailjet-key", "mailjet-secret"), "sendgrid-key"
+PROVIDERS = ("postmark", "resend", "mailjet", "sendgrid")
 PATIENCE = 20.0
 
 
@@ -88,10 +90,16 @@ class Receiver:
 class Simulator:
     """One running simulator, with short ways to talk to it."""
 
-    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
+    def __init__(self, process: "subprocess.Popen[str]", port: int, ca: str = "") -> None:
         self.process = process
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'https' if ca else 'http'}://127.0.0.1:{port}"
         self.port = port
+        self.verify: str | bool = ca or True
+
+    def send(self, provider: str, to: str = "delivered@example.com", message_id: str = "m-1") -> requests.Response:
+        """Send one mail through any provider."""
+        posts = {"postmark": self.postmark, "resend": self.resend, "mailjet": self.mailjet, "sendgrid": self.sendgrid}
+        return posts[provider](MAILS[provider](to, message_id))
 
     def postmark(self, payload: Any, path: str = "email", token: str | None = TOKEN) -> requests.Response:
         headers = {"X-Postmark-Server-Token": token} if token else {}
@@ -104,8 +112,20 @@ class Simulator:
         headers |= {"Idempotency-Key": key} if key is not None else {}
         return requests.post(f"{self.url}/resend/{path}", json=payload, headers=headers, timeout=PATIENCE)
 
+    def mailjet(self, payload: Any, auth: tuple[str, str] = MAILJET) -> requests.Response:
+        return requests.post(f"{self.url}/mailjet/send", json=payload, auth=auth, timeout=PATIENCE)
+
+    def sendgrid(self, payload: Any, token: str = SENDGRID) -> requests.Response:
+        headers = {"Authorization": f"Bearer {token}"}
+        return requests.post(f"{self.url}/sendgrid/mail/send", json=payload, headers=headers, timeout=PATIENCE)
+
+    def done(self) -> list[tuple[str, str, str]]:
+        """Return what was done to each message of each request: provider, our id, and what."""
+        rows = self.get("/requests.json")["requests"]
+        return [(row["provider"], row["message_id"], row["done"]) for row in rows]
+
     def get(self, path: str, **query: str) -> Any:
-        response = requests.get(f"{self.url}{path}", params=query, timeout=PATIENCE)
+        response = requests.get(f"{self.url}{path}", params=query, timeout=PATIENCE, verify=self.verify)
         response.raise_for_status()
         return response.json()
 
@@ -137,22 +157,24 @@ def run(*arguments: str, **env: str) -> "subprocess.Popen[str]":
     )
 
 
-Start = Callable[..., Simulator]
-
-
 @contextmanager
-def running(data: Path, **env: str) -> Iterator[Simulator]:
-    """Run a simulator until the end of the block; ``env`` adds to its settings. It may be stopped before."""
+def running(data: Path, *arguments: str, ca: str = "", **env: str) -> Iterator[Simulator]:
+    """Run a simulator until the end of the block; ``env`` adds to its settings. It may be stopped before.
+
+    ``ca`` is the file that its certificate is trusted by; it then speaks TLS.
+    """
     port = free_port()
     settings = {
         "SIMULATOR_PORT": str(port),
         "SIMULATOR_DATA": str(data),
         "SIMULATOR_POSTMARK_TOKEN": TOKEN,
         "SIMULATOR_RESEND_KEY": KEY,
+        "SIMULATOR_MAILJET_KEY": ":".join(MAILJET),
+        "SIMULATOR_SENDGRID_KEY": SENDGRID,
         "SIMULATOR_TIME_SCALE": "0.02",
     }
-    with run(**settings | env) as process:
-        simulator = Simulator(process, port)
+    with run(*arguments, **settings | env) as process:
+        simulator = Simulator(process, port, ca)
         try:
             wait_until(lambda: process.poll() is not None or _is_up(simulator))
             assert process.poll() is None, process.communicate()[1]
@@ -164,7 +186,7 @@ def running(data: Path, **env: str) -> Iterator[Simulator]:
 
 def _is_up(simulator: Simulator) -> bool:
     try:
-        return requests.get(f"{simulator.url}/healthz", timeout=PATIENCE).ok
+        return requests.get(f"{simulator.url}/healthz", timeout=PATIENCE, verify=simulator.verify).ok
     except requests.ConnectionError:
         return False
 
@@ -187,7 +209,7 @@ def start(receiver: Receiver, tmp_path: Path) -> Iterator[Start]:
         "SIMULATOR_RESEND_SECRET": SECRET,
     }
     with ExitStack() as stack:
-        yield lambda **env: stack.enter_context(running(tmp_path / "data", **webhooks | env))
+        yield lambda *arguments, **env: stack.enter_context(running(tmp_path / "data", *arguments, **webhooks | env))
 
 
 @pytest.fixture
@@ -228,3 +250,33 @@ def resend_mail(to: str = "delivered@example.com", **more: Any) -> dict[str, Any
         "text": "Open https://example.com/verify?token=abc.",
         "headers": {"X-Metadata": '{"message_id": "m-1"}'},
     } | more
+
+
+def mailjet_mail(to: str = "delivered@example.com", **more: Any) -> dict[str, Any]:
+    return {
+        "From": {"Email": "shop@example.com", "Name": "Shop"},
+        "To": [{"Email": to}],
+        "Subject": "Hello",
+        "TextPart": "Open https://example.com/verify?token=abc.",
+        "EventPayload": '{"message_id": "m-1"}',
+    } | more
+
+
+def sendgrid_mail(to: str = "delivered@example.com", **more: Any) -> dict[str, Any]:
+    return {
+        "from": {"email": "shop@example.com"},
+        "personalizations": [{"to": [{"email": to}]}],
+        "subject": "Hello",
+        "content": [{"type": "text/plain", "value": "Open https://example.com/verify?token=abc."}],
+        "custom_args": {"message_id": "m-1"},
+    } | more
+
+
+MAILS: dict[str, Callable[[str, str], Any]] = {
+    "postmark": lambda to, message_id: postmark_mail(to, Metadata={"message_id": message_id}),
+    "resend": lambda to, message_id: resend_mail(to, headers={"X-Metadata": json.dumps({"message_id": message_id})}),
+    "mailjet": lambda to, message_id: {
+        "Messages": [mailjet_mail(to, EventPayload=json.dumps({"message_id": message_id}))]
+    },
+    "sendgrid": lambda to, message_id: sendgrid_mail(to, custom_args={"message_id": message_id}),
+}

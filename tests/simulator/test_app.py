@@ -1,8 +1,12 @@
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
 
+import pytest
 import requests
 
-from tests.simulator.conftest import Simulator, Start, postmark_mail, resend_mail, wait_until
+from tests.simulator.conftest import Receiver, Simulator, Start, postmark_mail, resend_mail, wait_until
 
 
 def test_log_narrows_by_time_and_by_our_id(quiet: Simulator) -> None:
@@ -13,6 +17,94 @@ def test_log_narrows_by_time_and_by_our_id(quiet: Simulator) -> None:
     assert quiet.get("/log.json", message_id="m-1")["accepted"] == [first]
     assert quiet.get("/log.json", since=first["accepted_at"])["accepted"] == [second]
     assert requests.get(f"{quiet.url}/log.json", params={"since": "noon"}, timeout=10).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/log.json", "/requests.json"])
+def test_lists_page(quiet: Simulator, path: str) -> None:
+    name = {"/log.json": "accepted", "/requests.json": "requests"}[path]
+    for number in range(5):
+        quiet.send("postmark", message_id=f"m-{number}")
+
+    pages, after = [], 0
+    while after is not None:
+        page = quiet.get(path, after=str(after), limit="2")
+        pages.append([row["message_id"] for row in page[name]])
+        after = page["next"]
+
+    assert pages == [["m-0", "m-1"], ["m-2", "m-3"], ["m-4"]]
+    assert requests.get(f"{quiet.url}{path}", params={"after": "x"}, timeout=10).status_code == 400
+
+
+def test_requests_name_every_message_that_came(quiet: Simulator) -> None:
+    batch = [postmark_mail(Metadata={"message_id": "m-2"}), postmark_mail(To="", Metadata={"message_id": "m-3"})]
+    quiet.send("postmark")
+    quiet.postmark(batch, "email/batch")
+    quiet.postmark(postmark_mail(Metadata={"message_id": "m-4"}), token="wrong")
+    requests.post(f"{quiet.url}/postmark/email", data=b"{", timeout=10)
+
+    rows = quiet.get("/requests.json")["requests"]
+
+    first, second = rows[0]["seq"], rows[1]["seq"]
+    assert [(row["request"], row["message_id"], row["done"]) for row in rows] == [
+        (first, "m-1", "accepted"),
+        (second, "m-2", "accepted"),
+        (second, "m-3", "refused_422"),
+        (rows[3]["seq"], "m-4", "refused_401"),
+        (rows[4]["seq"], "", "refused_422"),
+    ]
+
+
+def test_counts_name_what_was_not_accepted_once(quiet: Simulator) -> None:
+    quiet.send("postmark", "silent@example.com", "once")
+    for provider in ("postmark", "resend"):
+        quiet.send(provider, "silent@example.com", "twice")
+    quiet.send("postmark", "nobody", "never")
+
+    assert quiet.get("/counts.json") == {
+        "mails": 3,
+        "by_provider": {"postmark": 2, "resend": 1},
+        "not_once": {"never": 0, "twice": 2},
+        "webhooks": {"withheld": 4},
+    }
+
+
+def test_counts_of_webhooks_follow_them(start: Start, receiver: Receiver) -> None:
+    simulator = start()
+    receiver.answers = [403]
+    simulator.send("postmark", "someone@example.com")
+    simulator.send("postmark", "slow@example.com")
+
+    wait_until(lambda: simulator.get("/counts.json")["webhooks"] == {"failed": 1, "delivered": 1})
+    simulator.stop()
+    assert start().get("/counts.json")["webhooks"] == {"failed": 1, "delivered": 1}
+
+
+def test_without_webhooks_nothing_follows(start: Start) -> None:
+    for arguments, env in ((["--no-webhooks"], {}), ([], {"SIMULATOR_WEBHOOKS": "off"})):
+        simulator = start(*arguments, **env)
+        assert simulator.send("postmark", "slow@example.com").ok
+        assert simulator.webhooks() == []
+        simulator.stop()
+
+
+def test_without_sync_a_kill_loses_nothing(start: Start) -> None:
+    simulator = start(SIMULATOR_SYNC="off")
+    assert simulator.send("postmark").ok
+    simulator.process.kill()
+    simulator.process.wait()
+
+    assert start().count() == 1
+
+
+def test_log_of_another_layout_is_begun_anew(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with closing(sqlite3.connect(tmp_path / "data" / "log.sqlite3")) as old:
+        old.execute("CREATE TABLE mail (seq INTEGER PRIMARY KEY, id TEXT)")
+
+    simulator = start()
+
+    assert simulator.send("postmark").ok
+    assert simulator.count() == 1
 
 
 def test_inbox_gives_parts_and_links_newest_first(quiet: Simulator) -> None:

@@ -5,46 +5,54 @@ from typing import Any
 import pytest
 import requests
 
-from tests.simulator.conftest import KEY, TOKEN, Receiver, Simulator, postmark_mail, resend_mail, wait_until
+from tests.simulator.conftest import (
+    KEY,
+    PROVIDERS,
+    TOKEN,
+    Receiver,
+    Simulator,
+    postmark_mail,
+    resend_mail,
+    wait_until,
+)
 
 BOTH = pytest.mark.parametrize("provider", ["postmark", "resend"])
+ALL = pytest.mark.parametrize("provider", PROVIDERS)
 
 
-def send(simulator: Simulator, provider: str, **more: Any) -> requests.Response:
-    return (
-        simulator.postmark(postmark_mail(**more)) if provider == "postmark" else simulator.resend(resend_mail(**more))
-    )
+@ALL
+@pytest.mark.parametrize(("fault", "wait"), [("rate_429", "1"), ("rate_429_bare", None)])
+def test_rate_429_may_say_when_to_come_back(quiet: Simulator, provider: str, fault: str, wait: str | None) -> None:
+    quiet.faults(**{fault: 1})
 
+    response = quiet.send(provider)
 
-@BOTH
-def test_rate_429_says_when_to_come_back(quiet: Simulator, provider: str) -> None:
-    quiet.faults(rate_429=1)
-
-    response = send(quiet, provider)
-
-    assert (response.status_code, response.headers["Retry-After"]) == (429, "1")
+    assert (response.status_code, response.headers.get("Retry-After")) == (429, wait)
+    assert quiet.done() == [(provider, "m-1", fault.removeprefix("rate_"))]
     assert quiet.count() == 0
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize(("fault", "accepted"), [("rate_5xx_before", 0), ("rate_5xx_after", 1)])
 def test_rate_5xx(quiet: Simulator, provider: str, fault: str, accepted: int) -> None:
     quiet.faults(**{fault: 1})
 
-    assert send(quiet, provider).status_code == 500
+    assert quiet.send(provider).status_code == 500
     assert quiet.count() == accepted
+    assert quiet.done() == [(provider, "m-1", fault.removeprefix("rate_"))]
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize(("fault", "accepted"), [("rate_reset_before", 0), ("rate_reset_after", 1)])
 def test_rate_reset_cuts_the_connection(quiet: Simulator, provider: str, fault: str, accepted: int) -> None:
     quiet.faults(**{fault: 1})
 
     with pytest.raises(requests.ConnectionError):
-        send(quiet, provider)
+        quiet.send(provider)
     quiet.faults()
     assert quiet.count() == accepted
-    assert send(quiet, provider).ok
+    assert quiet.done() == [(provider, "m-1", fault.removeprefix("rate_"))]
+    assert quiet.send(provider).ok
 
 
 @pytest.mark.parametrize("fault", ["rate_reset_before", "rate_reset_after"])
@@ -63,16 +71,54 @@ def test_rate_reset_sends_not_one_byte(quiet: Simulator, fault: str) -> None:
     assert answer == b""
 
 
-@BOTH
+@ALL
 def test_rate_unreadable_accepts_and_answers_200(quiet: Simulator, provider: str) -> None:
     quiet.faults(rate_unreadable=1)
 
-    response = send(quiet, provider)
+    response = quiet.send(provider)
 
     assert response.status_code == 200
     with pytest.raises(requests.JSONDecodeError):
         response.json()
     assert quiet.count() == 1
+
+
+def test_rate_hang_accepts_and_never_answers(quiet: Simulator) -> None:
+    quiet.faults(rate_hang=1, hang_ms=300)
+
+    with pytest.raises(requests.ConnectionError):
+        quiet.send("postmark")
+
+    assert quiet.done() == [("postmark", "m-1", "hang")]
+    assert quiet.count() == 1
+
+
+def test_rate_hang_holds_no_idempotency_key(quiet: Simulator) -> None:
+    quiet.faults(rate_hang=1)
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(
+            f"{quiet.url}/resend/emails",
+            json=resend_mail(),
+            headers={"Authorization": f"Bearer {KEY}", "Idempotency-Key": "key-1"},
+            timeout=1,
+        )
+    quiet.faults()
+
+    response = quiet.resend(resend_mail(), key="key-1")
+
+    (row,) = quiet.get("/log.json")["accepted"]
+    assert response.json() == {"id": row["id"]}
+
+
+@pytest.mark.parametrize(("fault", "accepted"), [("rate_5xx_before", 0), ("rate_5xx_after", 2)])
+def test_a_batch_fails_as_one_request(quiet: Simulator, fault: str, accepted: int) -> None:
+    quiet.faults(**{fault: 1})
+    mails = [postmark_mail(Metadata={"message_id": name}) for name in ("m-1", "m-2")]
+
+    assert quiet.postmark(mails, "email/batch").status_code == 500
+
+    assert quiet.done() == [("postmark", name, fault.removeprefix("rate_")) for name in ("m-1", "m-2")]
+    assert quiet.count() == accepted
 
 
 def test_retry_with_the_key_after_a_reset_sends_once(quiet: Simulator) -> None:
@@ -140,11 +186,22 @@ def test_webhook_delay_keeps_the_time_of_the_event(simulator: Simulator, receive
     assert receiver.received == []
 
 
+def test_webhook_late_adds_as_much_as_chance_will(simulator: Simulator, receiver: Receiver) -> None:
+    simulator.faults(webhook_delay_ms=60_000, webhook_late_ms=1000, seed=1)
+    for _ in range(5):
+        simulator.resend(resend_mail("reject@example.com"))
+
+    late = {hook["due"] - hook["happened_at"] for hook in simulator.webhooks()}
+    assert len(late) == 5
+    assert all(60 <= seconds <= 61 for seconds in late)
+    assert receiver.received == []
+
+
 @BOTH
 def test_webhook_early_comes_before_the_answer(simulator: Simulator, receiver: Receiver, provider: str) -> None:
     simulator.faults(webhook_early=True)
 
-    send(simulator, provider)
+    simulator.send(provider)
 
     assert len(receiver.received) == (1 if provider == "postmark" else 2)
     assert {hook["state"] for hook in simulator.webhooks()} == {"delivered"}
@@ -166,15 +223,21 @@ def test_put_faults_replaces_all(quiet: Simulator) -> None:
 
     assert quiet.get("/faults") == {
         "latency_ms": 1,
+        "hang_ms": 60_000,
+        "search_lag_ms": 0,
         "rate_429": 0,
+        "rate_429_bare": 0,
         "rate_5xx_before": 0,
         "rate_5xx_after": 0,
         "rate_reset_before": 0,
         "rate_reset_after": 0,
         "rate_unreadable": 0,
+        "rate_hang": 0,
+        "rate_search_5xx": 0,
         "webhook_duplicate": 0,
         "webhook_shuffle": False,
         "webhook_delay_ms": 0,
+        "webhook_late_ms": 0,
         "webhook_early": False,
         "seed": None,
     }

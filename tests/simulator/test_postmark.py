@@ -26,6 +26,10 @@ def test_email_answers_and_is_in_the_log(quiet: Simulator) -> None:
         "Message": "OK",
     }
     assert row == {
+        "seq": row["seq"],
+        "request": row["seq"],
+        "message_id": "m-1",
+        "done": "accepted",
         "id": body["MessageID"],
         "provider": "postmark",
         "to": ["ann@example.com", "delivered@example.com"],
@@ -97,6 +101,106 @@ def test_batch_refuses_more_than_500(quiet: Simulator) -> None:
 
     assert (response.status_code, response.json()["ErrorCode"]) == (422, 410)
     assert quiet.count() == 0
+
+
+@pytest.mark.parametrize(("path", "payload"), [("email", [postmark_mail()]), ("email/batch", postmark_mail())])
+def test_one_and_many_have_paths_of_their_own(quiet: Simulator, path: str, payload: Any) -> None:
+    response = quiet.postmark(payload, path)
+
+    assert (response.status_code, response.json()["ErrorCode"]) == (422, 403)
+    assert quiet.done() == [("postmark", "m-1", "refused_422")]
+
+
+def search(simulator: Simulator, **query: str) -> requests.Response:
+    return requests.get(
+        f"{simulator.url}/postmark/messages/outbound",
+        params={"count": "10", "offset": "0", **query},
+        headers={"X-Postmark-Server-Token": "server-token"},
+        timeout=10,
+    )
+
+
+def test_search_finds_by_metadata_tag_and_recipient(quiet: Simulator) -> None:
+    quiet.postmark(postmark_mail("Ann <ann@example.com>", Metadata={"message_id": "m-1", "color": "blue"}))
+    quiet.postmark(postmark_mail("bo@example.com", Tag="welcome", Metadata={"message_id": "m-2", "color": "red"}))
+    quiet.send("resend")
+    ann, bo = (row["id"] for row in quiet.get("/log.json")["accepted"] if row["provider"] == "postmark")
+
+    def found(**query: str) -> list[str]:
+        body = search(quiet, **query).json()
+        assert body["TotalCount"] == len(body["Messages"])
+        return [message["MessageID"] for message in body["Messages"]]
+
+    assert found() == [bo, ann]
+    assert found(metadata_message_id="m-1") == [ann]
+    assert found(metadata_color="red") == [bo]
+    assert found(tag="welcome") == [bo]
+    assert found(recipient="ANN@example.com") == [ann]
+    assert found(metadata_message_id="m-3") == []
+
+
+def test_search_shows_what_postmark_shows(quiet: Simulator) -> None:
+    quiet.postmark(postmark_mail("Ann <ann@example.com>", Tag="welcome"))
+
+    (message,) = search(quiet).json()["Messages"]
+    (row,) = quiet.get("/log.json")["accepted"]
+    assert message == {
+        "Tag": "welcome",
+        "MessageID": row["id"],
+        "To": [{"Email": "ann@example.com", "Name": None}],
+        "Cc": [],
+        "Bcc": [],
+        "Recipients": ["ann@example.com"],
+        "ReceivedAt": message["ReceivedAt"],
+        "From": "Shop <shop@example.com>",
+        "Subject": "Hello",
+        "Attachments": [],
+        "Status": "Sent",
+        "TrackOpens": False,
+        "TrackLinks": "None",
+        "Metadata": {"message_id": "m-1"},
+        "Sandboxed": False,
+        "MessageStream": "outbound",
+    }
+
+
+def test_search_pages_newest_first(quiet: Simulator) -> None:
+    for name in ("m-1", "m-2", "m-3"):
+        quiet.send("postmark", message_id=name)
+
+    body = search(quiet, count="2", offset="1").json()
+
+    assert body["TotalCount"] == 3
+    assert [message["Metadata"]["message_id"] for message in body["Messages"]] == ["m-2", "m-1"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [{"count": ""}, {"offset": "x"}, {"count": "501"}, {"offset": "9991"}, {"metadata_a": "1", "metadata_b": "2"}],
+)
+def test_search_refuses_wrong_parameters(quiet: Simulator, query: dict[str, str]) -> None:
+    response = search(quiet, **query)
+
+    assert (response.status_code, response.json()["ErrorCode"]) == (422, 700)
+
+
+def test_search_refuses_a_bad_token(quiet: Simulator) -> None:
+    path = f"{quiet.url}/postmark/messages/outbound?count=1&offset=0"
+
+    assert requests.get(path, headers={"X-Postmark-Server-Token": "wrong"}, timeout=10).status_code == 401
+
+
+def test_search_lags_and_fails_as_told(quiet: Simulator) -> None:
+    quiet.send("postmark")
+
+    quiet.faults(search_lag_ms=60_000)
+    assert search(quiet).json() == {"TotalCount": 0, "Messages": []}
+
+    quiet.faults(rate_search_5xx=1)
+    assert search(quiet).status_code == 500
+
+    quiet.faults()
+    assert search(quiet).json()["TotalCount"] == 1
 
 
 def test_webhook_carries_basic_auth_and_every_field(simulator: Simulator, receiver: Receiver) -> None:

@@ -73,6 +73,26 @@ def test_batch_is_refused_as_a_whole(quiet: Simulator, mails: Any) -> None:
     assert quiet.count() == 0
 
 
+def test_permissive_batch_takes_the_valid_ones(quiet: Simulator) -> None:
+    mails = [resend_mail("a@example.com"), resend_mail(to=["x"]), resend_mail("b@example.com")]
+    headers = {"Authorization": "Bearer re_key", "x-batch-validation": "permissive", "Idempotency-Key": "key-1"}
+
+    def post() -> requests.Response:
+        return requests.post(f"{quiet.url}/resend/emails/batch", json=mails, headers=headers, timeout=10)
+
+    first, again = post(), post()
+
+    rows = quiet.get("/log.json")["accepted"]
+    errors = first.json()["errors"]
+    assert first.status_code == 200
+    assert first.json()["data"] == [{"id": row["id"]} for row in rows]
+    assert [row["to"] for row in rows] == [["a@example.com"], ["b@example.com"]]
+    assert [(each["index"], each["message"][:20]) for each in errors] == [(1, "Invalid `to` field. ")]
+    assert again.json() == first.json()
+    done = [what for _, _, what in quiet.done()]
+    assert done == ["accepted", "refused_422", "accepted", "repeated", "repeated", "repeated"]
+
+
 @pytest.mark.parametrize("path", ["emails", "emails/batch"])
 def test_same_key_and_body_answers_again_and_sends_nothing(quiet: Simulator, path: str) -> None:
     payload = [resend_mail()] if path.endswith("batch") else resend_mail()
