@@ -55,10 +55,15 @@ def _link(message: Message) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of mail. `secret`: its content must not outlive the message, since it holds a link's token."""
+    """One kind of mail.
+
+    `secret`: its content must not outlive the message, since it holds a link's token. Without `rendered` there is
+    no template: the content is given when the message is enqueued.
+    """
 
     priority: int
     secret: bool = False
+    rendered: bool = True
     lifetime: timedelta | None = None
     variables: Callable[[Message], Mapping[str, Any]] = field(default=_none)
 
@@ -67,11 +72,14 @@ KINDS: Final[dict[str, Kind]] = {
     "verification": Kind(PRIORITY["now"], secret=True, variables=_link),
     "welcome": Kind(PRIORITY["medium"], lifetime=timedelta(days=3)),
     "account_exists": Kind(PRIORITY["high"], lifetime=timedelta(hours=8)),
+    "custom": Kind(PRIORITY["medium"], rendered=False),
 }
 
 
 def render(message: Message) -> dict[str, Any]:
     """Return the `Content` of a message, as a dictionary. Raises `RenderError`."""
+    if not KINDS[message.kind].rendered:
+        raise RenderError(f"{message.kind}: its content is gone")
     with translation.override(message.locale):
         try:
             variables = {"site_name": settings.SITE_NAME, **KINDS[message.kind].variables(message)}

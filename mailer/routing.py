@@ -13,5 +13,6 @@ def choose(message: Message) -> Provider:
     A message stays with the provider of its first intent: only that one can tell a repeat from a second mail.
     Raises `UnknownProvider` where this release no longer knows it.
     """
-    preferred: str = settings.MAIL_PROVIDERS[0]
+    # Not every provider can take every mail that came through `EMAIL_BACKEND`.
+    preferred: str = message.context.get("providers", settings.MAIL_PROVIDERS)[0]
     return providers.get(message.provider or preferred)

@@ -29,7 +29,7 @@ from django.db import InterfaceError, OperationalError, connection
 from urllib3.exceptions import HTTPError
 
 from mailer import content, kinds, outbox, routing
-from mailer.exceptions import MailerError, RenderError
+from mailer.exceptions import FileUnavailable, MailerError, RenderError
 from mailer.ledger import Fact, own_fact
 from mailer.models import Message
 from mailer.outbox import EVENT_OF_STATE, Claimed, Outcome, Recipient
@@ -186,14 +186,16 @@ def _intend(claims: Sequence[Claimed]) -> Iterable[tuple[Claimed, Provider]]:
 def post(provider: Provider, claim: Claimed) -> Answer:
     """Make one request, and say what the answer means. Touches no database; raises nothing a provider can cause."""
     backend = _backend(provider.name, provider.backend)
-    email = content.thaw(claim.message, [recipient.address for recipient in claim.recipients])
     try:
+        email = content.thaw(claim.message, [recipient.address for recipient in claim.recipients])
         if not backend.run_pre_send(email):
             return Answer(Verdict.PERMANENT, error_class="cancelled_by_receiver")
         payload = backend.build_message_payload(email, backend.send_defaults)
         if provider.key:
             payload.headers[provider.key.header] = str(claim.message.pk)
         parameters = payload.get_request_params(backend.api_url)
+    except FileUnavailable as error:
+        return Answer(Verdict.NOT_SENT, error_class=type(error).__name__)
     except AnymailError as error:
         return Answer(Verdict.PERMANENT, error_class=type(error).__name__)
     try:
