@@ -107,6 +107,8 @@ def _remove(name: str) -> bool:
         if Attachment.objects.filter(digest=name).exists():
             return False
         with _storage_errors("removed"):
+            if not default_storage.exists(_path(name)):
+                return False
             default_storage.delete(_path(name))
     return True
 
@@ -116,11 +118,17 @@ def _orphans() -> Iterator[str]:
     for bucket in filter(BUCKET.fullmatch, _list(FOLDER)[0]):
         names = _list(f"{FOLDER}/{bucket}")[1]
         known = set(Attachment.objects.filter(digest__in=names).values_list("digest", flat=True))
-        for name in sorted({*names} - known):
-            with _storage_errors("dated"):
-                modified = default_storage.get_modified_time(_path(name))
-            if modified < timezone.now() - GRACE:
-                yield name
+        yield from filter(_is_old, sorted({*names} - known))
+
+
+def _is_old(name: str) -> bool:
+    try:
+        with _storage_errors("dated"):
+            return default_storage.get_modified_time(_path(name)) < timezone.now() - GRACE
+    except FileUnavailable:
+        if default_storage.exists(_path(name)):
+            raise
+        return False  # somebody else has removed it just now
 
 
 def _list(folder: str) -> tuple[list[str], list[str]]:

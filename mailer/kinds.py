@@ -78,7 +78,7 @@ KINDS: Final[dict[str, Kind]] = {
 
 def render(message: Message) -> dict[str, Any]:
     """Return the `Content` of a message, as a dictionary. Raises `RenderError`."""
-    if not KINDS[message.kind].rendered:
+    if message.kind in KINDS and not KINDS[message.kind].rendered:
         raise RenderError(f"{message.kind}: its content is gone")
     with translation.override(message.locale):
         try:

@@ -17,6 +17,7 @@ from typing import Any
 
 from anymail.utils import SMTP7BIT
 from django.core.mail import EmailAlternative, EmailAttachment, EmailMessage
+from django.core.mail.message import MIMEMixin
 from django.utils.functional import Promise
 
 from mailer import files
@@ -83,7 +84,9 @@ def _content(content: Any) -> Any:
         case bytearray() | memoryview():
             return bytes(content)
         case EmailMessage():
-            return content.message().as_bytes(linesep="\r\n")  # type: ignore[call-arg]  # Django's MIME has it
+            return _content(content.message())
+        case MIMEMixin():
+            return content.as_bytes(linesep="\r\n")
         case Message():
             return content.as_bytes(policy=SMTP7BIT)
     raise Unqueueable(f"attachments: a {type(content).__name__} is neither bytes nor text")

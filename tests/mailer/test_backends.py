@@ -1,13 +1,14 @@
 """`EMAIL_BACKEND`: what any code in the process sends, through the outbox."""
 
-import json
+import logging
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from anymail.message import AnymailMessage
+from anymail.message import AnymailMessage, attach_inline_image
 from django.contrib.auth.forms import PasswordResetForm
 from django.contrib.auth.models import AbstractUser
-from django.core.files.storage import default_storage
+from django.core.files.storage import storages
 from django.core.mail import (
     BadHeaderError,
     EmailMessage,
@@ -17,19 +18,20 @@ from django.core.mail import (
     send_mail,
     send_mass_mail,
 )
-from django.db import transaction
-from django.test import override_settings
+from django.db import IntegrityError, transaction
 from django.utils import timezone, translation
+from django.utils.log import AdminEmailHandler
 
-from mailer import backends, content, outbox, sender
+from mailer import backends, content, routing, sender
 from mailer.backends import Options
 from mailer.exceptions import FileUnavailable, InvalidAddress, TooLarge, TooManyRecipients, Unqueueable, Unsupported
 from mailer.models import Attachment, DeliveryStatus, Message
 from mailer.providers import PROVIDERS
 from tests.conftest import in_threads
-from tests.mailer.conftest import read
+from tests.mailer.conftest import change, read
 from users.models import User
 
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
 BACKEND = "mailer.backends.OutboxBackend"
 
 
@@ -235,6 +237,29 @@ class Signed(EmailMessage):
         return super().message()
 
 
+def encoded(encoding: str, body: str) -> EmailMessage:
+    email = mail(body=body)
+    email.encoding = encoding
+    return email
+
+
+def templated() -> EmailMessage:
+    return AnymailMessage("", "", None, ["ada@example.com"], template_id="hello")
+
+
+def with_options(options) -> EmailMessage:
+    email = mail()
+    email.outbox = options
+    return email
+
+
+def as_text(to: str) -> EmailMessage:
+    email = mail(bcc=["eve@example.com"])
+    email.recipients = lambda: [to]
+    email.to = to
+    return email
+
+
 REFUSED = {
     "newline in the subject": (BadHeaderError, lambda: mail(subject="Hello\nBcc: eve@example.com")),
     "newline in a recipient": (BadHeaderError, lambda: mail(to=["ada@example.com\nBcc: eve@example.com"])),
@@ -265,34 +290,11 @@ REFUSED = {
     "MIME of its own": (Unqueueable, lambda: Signed("s", "b", None, ["ada@example.com"])),
     "an encoding that lacks its letters": (Unqueueable, lambda: encoded("ascii", "ü")),
     "an encoding that does not exist": (Unqueueable, lambda: encoded("klingon", "ü")),
-    "a template, where no provider has them": (Unsupported, lambda: templated("resend")),
+    "a template, where no provider has them": (Unsupported, templated),
     "options that are none": (TypeError, lambda: with_options({"priority": "high"})),
     "a key that is too long": (Unqueueable, lambda: with_options(Options(dedupe_key="k" * 194))),
     "text for a list": (TypeError, lambda: as_text("ada@example.com")),
 }
-
-
-def encoded(encoding: str, body: str) -> EmailMessage:
-    email = mail(body=body)
-    email.encoding = encoding
-    return email
-
-
-def templated(_: str) -> EmailMessage:
-    return AnymailMessage("", "", None, ["ada@example.com"], template_id="hello", esp_extra={}, track_clicks=True)
-
-
-def with_options(options) -> EmailMessage:
-    email = mail()
-    email.outbox = options
-    return email
-
-
-def as_text(to: str) -> EmailMessage:
-    email = mail(bcc=["eve@example.com"])
-    email.recipients = lambda: [to]
-    email.to = to
-    return email
 
 
 @pytest.mark.parametrize("case", sorted(REFUSED))
@@ -310,3 +312,219 @@ def test_what_cannot_be_queued_is_an_error_at_the_call(db, settings, case):
 def test_a_wrong_priority_is_an_error_before_the_call():
     with pytest.raises(ValueError, match="'urgent' is not one of now, high, medium, low"):
         Options(priority="urgent")
+
+
+# --- What some providers cannot take --------------------------------------------------------------------
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """Let a provider take less than it does."""
+
+    def limit(name: str, **limits: int) -> None:
+        monkeypatch.setitem(PROVIDERS, name, replace(PROVIDERS[name], **limits))
+
+    return limit
+
+
+def test_a_mail_that_one_provider_cannot_take_goes_to_the_other(db):
+    message = queued(templated())
+
+    assert message.context == {"providers": ["postmark"]}
+    assert routing.choose(message).name == "postmark"
+
+
+def test_a_mail_that_every_provider_takes_goes_where_all_others_go(db):
+    message = queued(mail())
+
+    assert message.context == {}
+    assert routing.choose(message).name == "resend"
+
+
+def test_what_is_unsupported_may_be_ignored(db, settings):
+    settings.ANYMAIL = {**settings.ANYMAIL, "IGNORE_UNSUPPORTED_FEATURES": True}
+
+    assert queued(templated()).context == {}
+
+
+def test_too_large_for_one_goes_to_the_other(db, limits):
+    limits("resend", largest=5000)
+
+    assert queued(mail(attachments=[("a.bin", bytes(5000), None)])).context == {"providers": ["postmark"]}
+
+
+def test_too_large_for_all_is_an_error_that_says_the_limits(db, limits):
+    limits("resend", largest=5000)
+    limits("postmark", largest=4000)
+
+    with pytest.raises(TooLarge, match=r"resend: \d+ bytes, where 5000 are the limit; postmark: \d+ .* 4000 are"):
+        mail(attachments=[("a.bin", bytes(5000), None)]).send()
+
+    assert not Message.objects.exists()
+    assert not Attachment.objects.exists()
+
+
+def test_an_attachment_weighs_what_it_weighs_on_its_way(db, limits):
+    limits("resend", largest=5000)
+    limits("postmark", largest=5000)
+
+    with pytest.raises(TooLarge):
+        mail(attachments=[("a.bin", bytes(4000), None)]).send()
+
+
+def test_too_many_recipients_is_an_error_that_says_the_limit(db, limits):
+    limits("resend", recipients=2)
+    limits("postmark", recipients=2)
+    queued(mail(to=["a@example.com"], cc=["b@example.com", "B@example.com"]))
+
+    with pytest.raises(TooManyRecipients, match="3 recipients, where 2 are the limit"):
+        mail(to=["a@example.com"], cc=["b@example.com"], bcc=["c@example.com"]).send()
+
+
+def test_the_reason_of_a_provider_names_no_address(db, settings):
+    settings.MAIL_PROVIDERS = ["resend"]
+
+    with pytest.raises(Unsupported) as caught:
+        mail(headers={"To": "everybody@example.com"}).send()
+
+    assert "everybody@" not in str(caught.value)
+
+
+# --- Silence --------------------------------------------------------------------------------------------
+
+
+def test_silence_leaves_out_what_cannot_be_queued_and_says_so_in_the_log(db, caplog):
+    silent = get_connection(fail_silently=True)
+
+    assert silent.send_messages([mail(to=["nobody at home"]), mail(subject="a\nb"), mail()]) == 1
+
+    assert Message.objects.count() == 1
+    events = [record.msg for record in caplog.records if record.name == "mailer.backends"]
+    assert [(event["event"], event["level"], event["error_class"]) for event in events] == [
+        ("mail_not_queued", "error", "InvalidAddress"),
+        ("mail_not_queued", "error", "BadHeaderError"),
+    ]
+    assert "at home" not in caplog.text
+
+
+def test_silence_does_not_break_the_callers_transaction(db, monkeypatch):
+    monkeypatch.setattr(backends, "_MAX_FLOW", 1000)
+    email = mail()
+    email.outbox = Options(flow="f" * 1000)  # more than the column takes
+    email.connection = get_connection(fail_silently=True)
+
+    with transaction.atomic():
+        assert email.send() == 0
+        send_mail("Hello", "Good day.", None, ["ada@example.com"])
+
+    assert Message.objects.count() == 1
+
+
+def test_silence_is_not_for_mistakes_in_the_code(db):
+    email = with_options({"priority": "high"})
+    email.connection = get_connection(fail_silently=True)
+
+    with pytest.raises(TypeError):
+        email.send()
+
+
+def test_an_error_mail_while_the_database_fails_raises_nothing(db, settings, caplog):
+    settings.ADMINS = [("Ada", "ada@example.com")]
+    handler = AdminEmailHandler()
+    record = logging.LogRecord("django", logging.ERROR, "x.py", 1, "It broke", (), None)
+
+    with transaction.atomic():
+        with pytest.raises(IntegrityError), transaction.atomic(savepoint=False):
+            raise IntegrityError
+        handler.emit(record)
+        transaction.set_rollback(True)
+
+    assert "mail_not_queued" in caplog.text
+
+
+def test_an_error_mail_is_queued(db, settings):
+    settings.ADMINS = [("Ada", "ada@example.com")]
+
+    AdminEmailHandler().emit(logging.LogRecord("django", logging.ERROR, "x.py", 1, "It broke", (), None))
+
+    assert "It broke" in content.thaw(Message.objects.get(), ["ada@example.com"]).subject
+
+
+# --- Files ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_file_is_kept_once_however_it_is_attached(simulator):
+    plain = mail(attachments=[("logo.png", PNG, "image/png")])
+    inline = mail()
+    attach_inline_image(inline, PNG, "logo.png")
+    again = mail()
+    attach_inline_image(again, PNG, "other.png")
+
+    for email in (plain, inline, again):
+        queued(email)
+
+    assert Attachment.objects.values("digest").distinct().count() == 1
+    assert Attachment.objects.count() == 3
+
+
+def test_a_storage_that_fails_is_an_error_at_the_call(db, monkeypatch):
+    monkeypatch.setattr(type(storages["default"]), "_save", lambda *_: 1 / 0)
+
+    with pytest.raises(FileUnavailable, match="ZeroDivisionError"):
+        mail(attachments=[("a.txt", "a text that no other test keeps", None)]).send()
+
+    assert not Message.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_file_that_cannot_be_read_delays_the_mail(simulator, monkeypatch):
+    message = queued(mail(attachments=[("a.txt", "text", None)]))
+    with monkeypatch.context() as broken:
+        broken.setattr(type(storages["default"]), "_open", lambda *_: 1 / 0)
+        sender.drain()
+    assert read(message).state == "retry"
+    change(message, run_at=timezone.now())
+
+    sender.drain()
+
+    assert read(message).state == "sent"
+
+
+# --- To the provider ------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("provider", ["postmark", "resend"])
+def test_a_mail_arrives_with_all_it_has(simulator, settings, provider):
+    settings.MAIL_PROVIDERS = [provider]
+    email = AnymailMessage(
+        "Hello",
+        "Good day.",
+        "Shop <shop@example.com>",
+        ["Ada <ada@example.com>"],
+        cc=["bob@example.com"],
+        bcc=["eve@example.com"],
+        reply_to=["desk@example.com"],
+        headers={"X-Order": "7"},
+        attachments=[("bill.txt", "7 EUR", "text/plain")],
+        tags=["bill"],
+        metadata={"order": "7"},
+    )
+    email.attach_alternative("<p>Good day.", "text/html")
+    email.attach_inline_image(PNG, "logo.png")
+    message = queued(email)
+
+    sender.drain()
+
+    assert read(message).state == "sent"
+    assert {*DeliveryStatus.objects.values_list("status", flat=True)} == {"sent"}
+    (accepted,) = simulator.accepted(message.pk)
+    assert accepted["to"] == ["ada@example.com", "bob@example.com", "eve@example.com"]
+    assert accepted["metadata"] == {
+        "order": "7",
+        "message_id": str(message.pk),
+        "correlation_id": message.correlation_id,
+    }
+    (received, *_) = simulator.inbox("ada@example.com")
+    assert (received["subject"], received["text"], received["html"]) == ("Hello", "Good day.", "<p>Good day.")

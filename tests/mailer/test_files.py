@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 from django.core.files.base import ContentFile
-from django.core.files.storage import FileSystemStorage, InMemoryStorage, default_storage
+from django.core.files.storage import FileSystemStorage, default_storage, storages
 from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -75,7 +75,7 @@ def test_keep_stores_what_is_read(db):
 
 def test_keep_writes_one_file_a_content(db, monkeypatch):
     keep(enqueue(), LOGO)
-    monkeypatch.setattr(type(default_storage._wrapped), "save", None)
+    monkeypatch.setattr(type(storages["default"]), "save", None)
 
     keep(enqueue(), LOGO)
 
@@ -117,7 +117,7 @@ def test_keep_in_a_storage_that_fails_raises(db, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(default_storage._wrapped), "_save", full)
+    monkeypatch.setattr(type(storages["default"]), "_save", full)
 
     with pytest.raises(FileUnavailable, match="a file cannot be written: OSError"):
         keep(enqueue(), LOGO)
@@ -126,7 +126,7 @@ def test_keep_in_a_storage_that_fails_raises(db, monkeypatch):
 
 
 def test_keep_in_a_storage_that_renames_raises(db, monkeypatch):
-    monkeypatch.setattr(type(default_storage._wrapped), "generate_filename", lambda *_: "mail/other")
+    monkeypatch.setattr(type(storages["default"]), "get_available_name", lambda *_, **__: "mail/other")
 
     with pytest.raises(FileUnavailable, match="must keep the names"):
         keep(enqueue(), LOGO)
@@ -198,7 +198,7 @@ def test_keep_of_many_contents_in_any_order_does_not_deadlock():
 def test_remove_what_no_message_needs(db, fields, needed):
     message = enqueue(content={"body": "b"})
     keep(message, LOGO)
-    change(message, **fields)
+    change(message, **{"attempts": 1} | fields)
 
     assert files.remove_unneeded() == (not needed)
 
@@ -273,14 +273,16 @@ def test_remove_leaves_old_files_that_are_needed(db):
     assert stored() == {LOGO}
 
 
-def test_remove_leaves_what_is_not_ours(db):
-    for path in ("mail/notes/old.txt", "mail/old.txt", "other/ab/old.txt"):
+def test_remove_leaves_what_is_not_ours(db, monkeypatch):
+    monkeypatch.setattr(files, "GRACE", -HALF_A_DAY)
+    others = ("mail/notes/old.txt", "mail/ab/other", "mail/old.txt", "other/ab/old.txt")
+    for path in (*others, "mail/ab/abc_renamed"):
         default_storage.save(path, ContentFile(b"x"))
-    assert files.GRACE > timedelta(0)
 
-    assert files.remove_unneeded() == 0
+    assert files.remove_unneeded() == 1
 
-    assert default_storage.exists("mail/notes/old.txt")
+    assert all(map(default_storage.exists, others))
+    assert not default_storage.exists("mail/ab/abc_renamed")
 
 
 # --- Remove while somebody keeps ------------------------------------------------------------------------
@@ -324,11 +326,12 @@ def test_keep_writes_anew_what_is_just_being_removed(monkeypatch):
 
     def slowly(name: str) -> None:
         """Delete once the other one waits for the lock."""
-        removing.set()
-        wait_until(lambda: count(waits))
+        if not removing.is_set():
+            removing.set()
+            wait_until(lambda: count(waits))
         delete(name)
 
-    monkeypatch.setattr(type(default_storage._wrapped), "delete", lambda _, name: slowly(name))
+    monkeypatch.setattr(type(storages["default"]), "delete", lambda _, name: slowly(name))
 
     def work(number: int) -> int:
         if number:
