@@ -60,12 +60,14 @@ class Kind:
     `secret`: its content must not outlive the message, since it holds a link's token. `at_least_once`: where nothing
     tells whether it was accepted it is sent again, rather than perhaps never. `despite`: reasons for which an address
     is suppressed that do not hold it back.
+    Without `rendered` there is no template: the content is given when the message is enqueued.
     """
 
     priority: int
     secret: bool = False
     at_least_once: bool = False
     despite: frozenset[str] = frozenset()
+    rendered: bool = True
     lifetime: timedelta | None = None
     variables: Callable[[Message], Mapping[str, Any]] = field(default=_none)
 
@@ -77,11 +79,14 @@ KINDS: Final[dict[str, Kind]] = {
     "verification": Kind(PRIORITY["now"], secret=True, at_least_once=True, despite=ACCOUNT, variables=_link),
     "welcome": Kind(PRIORITY["medium"], lifetime=timedelta(days=3)),
     "account_exists": Kind(PRIORITY["high"], at_least_once=True, despite=ACCOUNT, lifetime=timedelta(hours=8)),
+    "custom": Kind(PRIORITY["medium"], rendered=False),
 }
 
 
 def render(message: Message) -> dict[str, Any]:
     """Return the `Content` of a message, as a dictionary. Raises `RenderError`."""
+    if message.kind in KINDS and not KINDS[message.kind].rendered:
+        raise RenderError(f"{message.kind}: its content is gone")
     with translation.override(message.locale):
         try:
             variables = {"site_name": settings.SITE_NAME, **KINDS[message.kind].variables(message)}

@@ -103,6 +103,25 @@ class Message(models.Model):
         return f"{self.kind} {self.pk}"
 
 
+class Attachment(models.Model):
+    """That a message needs a file. Written by `mailer.files` alone."""
+
+    # Without a constraint, so that messages can be deleted by statements that know nothing of files.
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, db_constraint=False, related_name="attachments")
+    digest = models.CharField(max_length=64, db_index=True, help_text=_("SHA-256 of the content, in hex: its name."))
+    size = models.PositiveBigIntegerField(help_text=_("In bytes."))
+
+    class Meta:
+        verbose_name = _("attachment")
+        verbose_name_plural = _("attachments")
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["message", "digest"], name="attached_once_to_a_message"),
+        ]
+
+    def __str__(self) -> str:
+        return f"attachment of {self.message_id}"
+
+
 class Attempt(models.Model):
     """One intent to send one message, committed before the request leaves. Append-only but for its outcome."""
 

@@ -127,13 +127,14 @@ def enqueue(  # noqa: PLR0913  # all that a message is, by name
     flow: str = "",
     run_at: datetime | None = None,
     expires_at: datetime | None = None,
+    secret: bool = False,
 ) -> Message | None:
     """Write a message into the caller's transaction and ring for a worker once it is committed.
 
     Returns None, and changes nothing, where the dedupe key is taken. Each recipient, a bare address, gets a delivery.
     What it says is rendered from the kind's templates with `context`, or is `content` (`mailer.content`). Priority and
-    flow default to the kind's and its name, `expires_at` to the kind's lifetime from `run_at` or now. Raises
-    `KeyError` for an unknown kind, `ValueError` without a recipient.
+    flow default to the kind's and its name, `expires_at` to the kind's lifetime from `run_at` or now. Content is
+    `secret` where the kind says so, too. Raises `KeyError` for an unknown kind, `ValueError` without a recipient.
     """
     if not recipients:
         raise ValueError("a message needs a recipient")
@@ -146,7 +147,7 @@ def enqueue(  # noqa: PLR0913  # all that a message is, by name
         locale=locale,
         priority=rules.priority if priority is None else priority,
         flow=flow or kind,
-        secret=rules.secret,
+        secret=rules.secret or secret,
         context=dict(context or {}),
         content=content and dict(content),
     )

@@ -11,7 +11,7 @@ from django.conf import settings
 
 from mailer import kinds, letters, suppressions
 from mailer.decisions import conclude, ended, is_repeatable, put_back, told_of
-from mailer.exceptions import MailerError, RenderError
+from mailer.exceptions import FileUnavailable, MailerError, RenderError
 from mailer.kinds import KINDS
 from mailer.ledger import Fact
 from mailer.letters import Letter, Unsendable
@@ -141,6 +141,8 @@ def pack(claims: Iterable[Claimed], admitted: Admitted) -> Packed:
             written.append((provider, letters.write(provider, claim)))
         except Unsendable as error:
             packed.failed.append((claim, conclude(claim, provider, Answer(Verdict.PERMANENT, error_class=str(error)))))
+        except FileUnavailable as error:
+            packed.failed.append((claim, conclude(claim, provider, unsent(error))))
         except Exception as error:  # noqa: BLE001  # the drain raises it in the end; its neighbours shall not wait
             packed.failed.append((claim, conclude(claim, provider, unsent(error))))
             packed.errors.append(error)

@@ -86,7 +86,9 @@ def candidates(message: Message) -> list[str]:
         return [message.provider]
     routes: dict[str, list[str]] = settings.MAIL_ROUTES
     preferred: list[str] = settings.MAIL_PROVIDERS
-    return routes.get(message.kind, preferred)
+    # Not every provider can take every mail that came through `EMAIL_BACKEND`.
+    carriers = message.context.get("providers", preferred)
+    return [name for name in routes.get(message.kind, preferred) if name in carriers] or carriers
 
 
 def reserve(wanted: Mapping[str, int]) -> Budget:

@@ -142,6 +142,9 @@ LOGIN_URL = "/admin/login/"
 # --- Mail ---------------------------------------------------------------------------------------------
 
 DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL")
+SERVER_EMAIL = DEFAULT_FROM_EMAIL  # a provider refuses root@localhost
+# What any code in the process sends is queued first; who sends it then is named by MAIL_PROVIDERS.
+EMAIL_BACKEND = "mailer.backends.OutboxBackend"
 SITE_NAME = env.str("SITE_NAME", default=_public.hostname)
 # In order of preference; each name is a module of `mailer.providers`.
 MAIL_PROVIDERS = mail.read_providers(env)
@@ -276,7 +279,15 @@ TIME_ZONE = "UTC"
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
 STORAGES = {
-    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    # The files that mails carry: every web and worker process must reach them, and nobody else. No URL leads there.
+    "default": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {
+            "location": env.str("MAIL_FILES_DIR", default=str(BASE_DIR / ".run" / "files")),
+            "file_permissions_mode": 0o600,
+            "directory_permissions_mode": 0o700,
+        },
+    },
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
 }
 if DEBUG:

@@ -16,7 +16,7 @@ from mailer.models import Message
 from users import challenges
 from users.models import EmailChallenge, User
 
-EVERY = pytest.mark.parametrize("kind", sorted(KINDS))
+EVERY = pytest.mark.parametrize("kind", sorted(kind for kind, rules in KINDS.items() if rules.rendered))
 
 
 @pytest.fixture
@@ -145,3 +145,8 @@ def test_render_with_a_template_that_breaks(message_of, monkeypatch, error):
 def test_render_with_a_challenge_id_that_is_none(db):
     with pytest.raises(RenderError, match="ValidationError"):
         kinds.render(Message(kind="verification", context={"challenge_id": "seven"}))
+
+
+def test_render_what_is_given_not_rendered_says_that_it_is_gone():
+    with pytest.raises(RenderError, match="custom: its content is gone"):
+        kinds.render(Message(kind="custom"))
