@@ -55,12 +55,14 @@ class Point:
 class Operation:
     """Something the service does, once a point; `faults` are the provider's meanwhile.
 
-    `left` says where the point's own message stands before; other points' messages are out of its sight.
+    `left` says where the point's own message stands before; other points' messages are out of its sight. With a
+    `stride`, only every n-th of its lines is a point: it differs from another operation in a few of them.
     """
 
     name: str
     act: Callable[[Mode, Point], None]
     left: Left = Left.NONE
+    stride: int = 1
     faults: dict[str, Any] = field(default_factory=dict)
 
 
@@ -134,16 +136,19 @@ def _expect(status: int, wanted: int) -> None:
         raise RuntimeError(f"answered {status} instead of {wanted}")
 
 
+# Of a drain that ends in another way than the plain one, which is killed at every line.
+VARIANT: Final = 8
+
 OPERATIONS: Final = (
     Operation("register", register),
     Operation("enqueue", enqueue),
     Operation("verify", verify),
     Operation("drain", drain, Left.WAITING),
-    Operation("drain_answer_lost", drain, Left.WAITING, {"rate_reset_after": 1}),
-    Operation("drain_fails_after", drain, Left.WAITING, {"rate_5xx_after": 1}),
-    Operation("drain_fails_before", drain, Left.WAITING, {"rate_5xx_before": 1}),
-    Operation("drain_throttled", drain, Left.WAITING, {"rate_429": 1}),
-    Operation("drain_unreadable", drain, Left.WAITING, {"rate_unreadable": 1}),
+    Operation("drain_answer_lost", drain, Left.WAITING, VARIANT, {"rate_reset_after": 1}),
+    Operation("drain_fails_after", drain, Left.WAITING, VARIANT, {"rate_5xx_after": 1}),
+    Operation("drain_fails_before", drain, Left.WAITING, VARIANT, {"rate_5xx_before": 1}),
+    Operation("drain_throttled", drain, Left.WAITING, VARIANT, {"rate_429": 1}),
+    Operation("drain_unreadable", drain, Left.WAITING, VARIANT, {"rate_unreadable": 1}),
     Operation("sweep", sweep, Left.SENDING),
     Operation("ingest", ingest, Left.SENT),
 )

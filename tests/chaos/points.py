@@ -29,13 +29,14 @@ def main() -> int:
     parser.add_argument("--simulator", required=True, help="its URL")
     parser.add_argument("--stride", type=int, default=1, help="take every n-th point (default: each)")
     parser.add_argument("--offset", type=int, default=0, help="and begin with this one")
+    parser.add_argument("--only", default="", metavar="OPERATION", help="of this operation (default: of all)")
     options = parser.parse_args()
     django.setup()
     from tests.chaos.scene import Scene  # wants Django to be set up
 
     mode = next(mode for mode in MODES if mode.name == options.mode)
     scene = Scene(mode, options.database, Provider(options.simulator), say)
-    say(result=scene.play(options.stride, options.offset))
+    say(result=scene.play(options.stride, options.offset, options.only))
     return 0
 
 

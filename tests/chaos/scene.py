@@ -3,28 +3,39 @@
 Importing this wants Django to be set up.
 """
 
-import functools
+import gc
 import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, Final
 
 from django.core.mail import get_connection
 from django.core.management import call_command
-from django.template.loader import get_template
-from django.test import Client
+from django.db import connection, transaction
 
-from mailer import outbox, providers, sender
+from mailer import kinds, outbox, providers, sender
 from mailer.kinds import KINDS
 from tests.chaos import checks, evidence
 from tests.chaos.ground import PATIENCE, Provider, connect, until
 from tests.chaos.modes import Mode
-from tests.chaos.operations import OPERATIONS, SIGNED, Left, Operation, Point, cause, client, post
+from tests.chaos.operations import (
+    OPERATIONS,
+    SIGNED,
+    Left,
+    Operation,
+    Point,
+    cause,
+    client,
+    post,
+    register,
+    verify,
+)
 from tests.chaos.tracing import Ended, ended, forked, spawn
 
-# Messages that are left in the middle of being sent at once: what the least concurrent worker sends at once.
-HANDFUL: Final = 8
+# Messages that are left in the middle of being sent at once; fewer than half of a worker's slots.
+HANDFUL: Final = 12
 # Milliseconds that the provider takes to answer those, so that there is a middle.
 MIDDLE: Final = 400
 
@@ -45,8 +56,16 @@ WHERE run_at > now() + interval '12 hours' AND (
 IN_STATES: Final = """
 SELECT count(*) FROM mailer_message
 WHERE state = ANY(%s) AND id IN (SELECT message_id FROM mailer_deliverystatus WHERE recipient_canonical = ANY(%s))"""
+LEASED: Final = "SELECT count(*) FROM mailer_message WHERE lease_until > now() + interval '1 day'"
 RESTLESS: Final = """
 SELECT count(*) FROM mailer_message WHERE state = ANY(%s) OR (state = 'unknown' AND inquire_at IS NOT NULL)"""
+
+# A webhook about a mail that nobody sent.
+UNKNOWN_HOOK: Final = {
+    "id": "none",
+    "provider": "postmark",
+    "body": {"RecordType": "Delivery", "MessageID": "none", "Recipient": "none@example.org", "Metadata": {}},
+}
 
 
 class Scene:
@@ -62,13 +81,14 @@ class Scene:
         self.promised: list[str] = []
         self.posted: list[dict[str, Any]] = []
 
-    def play(self, stride: int, offset: int) -> dict[str, Any]:
-        """Run the points, every `stride`-th of them; return the figures and what was found."""
+    def play(self, stride: int, offset: int, only: str = "") -> dict[str, Any]:
+        """Run the points, every `stride`-th of them, of one operation or all; return the figures and what was found."""
         warm_up(providers.get(self.mode.provider).backend)
         for operation in OPERATIONS:
             if operation.left is Left.SENT and self.mode.provider not in SIGNED:
                 continue  # no webhooks of this provider are taken yet
-            self.killed[operation.name] = self._run(operation, stride, offset)
+            if only in {"", operation.name}:
+                self.killed[operation.name] = self._run(operation, stride * operation.stride, offset)
         recovery_s = self.recover()
         return self._result(recovery_s)
 
@@ -106,10 +126,12 @@ class Scene:
             size = HANDFUL if operation.left is Left.SENDING else len(addresses)
             for start in range(0, len(addresses), size):
                 self._bring_to(operation.left, addresses[start : start + size])
+            until(self._leases_are_over, PATIENCE, "leases to end")
         self.provider.faults(**operation.faults)
         return addresses
 
     def _bring_to(self, left: Left, addresses: Sequence[str]) -> None:
+        self.set_aside()  # what earlier points have left would take the places of these
         forked(lambda _: cause(self.mode, addresses))
         if left is Left.SENT:
             forked(lambda _: _drained())
@@ -118,12 +140,10 @@ class Scene:
             until(lambda: self._count(["sending"], addresses) == len(addresses), PATIENCE, "requests to be under way")
             os.kill(worker, signal.SIGKILL)
             ended(worker)
-            until(self._leases_are_over, PATIENCE, "leases to end")
         self.set_aside()
 
     def _leases_are_over(self) -> bool:
-        row = self.sql.execute("SELECT count(*) FROM mailer_message WHERE lease_until BETWEEN now() AND now() + '1 min'")
-        return row.fetchone() == (0,)
+        return self.sql.execute(LEASED).fetchone() == (0,)
 
     def _count(self, states: Sequence[str], addresses: Sequence[str]) -> int:
         row = self.sql.execute(IN_STATES, [list(states), list(addresses)]).fetchone()
@@ -188,9 +208,21 @@ def _post_all(hooks: Sequence[dict[str, Any]]) -> None:
 
 
 def warm_up(backend: str) -> None:
-    """Load all that an operation would load, but open no session and start no thread: children are forked from here."""
-    for kind in KINDS:
-        for part in ("subject.txt", "body.txt", "body.html"):
-            get_template(f"mailer/{kind}/{part}")
+    """Go through the service once, so that a child that is forked from here finds all loaded and compiled.
+
+    All of it is rolled back, so no thread is started that a child would lack; and no session is left to be inherited.
+    """
     get_connection(backend)
-    Client(SERVER_NAME="127.0.0.1").get("/healthz")  # loads the URLs, and so the views and the middleware
+    with transaction.atomic():
+        for kind in KINDS:
+            mode = Mode("", "", kind)
+            cause(mode, [f"{kind}@example.org"])
+        for act in (register, verify):
+            act(Mode("", "", ""), Point(f"{act.__name__}@example.org", nullcontext))
+        for claim in outbox.claim("warm-up", 10):
+            kinds.render(claim.message)
+        post(client(), UNKNOWN_HOOK)
+        transaction.set_rollback(True)
+    connection.close()
+    gc.collect()
+    gc.freeze()  # else each child's first collection would copy all pages
