@@ -9,8 +9,11 @@ from uuid import UUID
 
 import psycopg
 
-from mailer.providers import PROVIDERS
+from mailer.providers import PROVIDERS, Provider
 from tests.chaos.modes import AT_LEAST_ONCE
+
+# Where a webhook's body names the mail.
+MAIL_ID: Final = {"postmark": ("MessageID",), "resend": ("data", "email_id")}
 
 TABLES: Final = """
 DROP SCHEMA IF EXISTS chaos CASCADE;
@@ -20,7 +23,7 @@ CREATE TABLE chaos.provider (name text PRIMARY KEY, exact bool);
 CREATE TABLE chaos.repeatable (kind text PRIMARY KEY);
 CREATE TABLE chaos.accepted (mail_id text PRIMARY KEY, provider text, message_id uuid, recipient text);
 CREATE TABLE chaos.requested (seq bigint PRIMARY KEY, provider text, message_id uuid);
-CREATE TABLE chaos.hook (id text PRIMARY KEY, provider text, mail_id text, acknowledged bool);
+CREATE TABLE chaos.hook (seq bigint PRIMARY KEY, provider text, mail_id text, acknowledged bool);
 """
 
 # Each message with its promise. `doubts` counts the attempts of which nobody can tell whether they were accepted.
@@ -54,21 +57,34 @@ def gather(
 ) -> None:
     """Write the evidence, in the place of any earlier one.
 
-    `accepted` and `hooks` are the simulator's own rows; of a hook, its id, provider, mail and state count. `promised` are
-    the addresses whose registration was answered with 202.
+    `accepted`, `requested` and `hooks` are the simulator's own rows. `promised` are the addresses whose registration was
+    answered with 202.
     """
     sql.execute(TABLES)
     _copy(sql, "promised", [(address.lower(),) for address in promised])
-    _copy(sql, "provider", [(p.name, bool(p.key or p.search)) for p in PROVIDERS.values()])
+    _copy(sql, "provider", [(p.name, _is_exact(p)) for p in PROVIDERS.values()])
     _copy(sql, "repeatable", [(kind,) for kind in AT_LEAST_ONCE])
     _copy(
         sql,
         "accepted",
         ((m["id"], m["provider"], _our_id(m["metadata"]), m["to"][0].lower()) for m in accepted),
     )
-    _copy(sql, "requested", ((r["seq"], r["provider"], r["message_id"]) for r in requested))
-    _copy(sql, "hook", ((h["id"], h["provider"], h["mail_id"], h["state"] == "delivered") for h in hooks))
+    _copy(sql, "requested", ((r["seq"], r["provider"], r["message_id"] or None) for r in requested))
+    _copy(sql, "hook", ((h["seq"], h["provider"], mail_of(h), h["state"] == "delivered") for h in hooks))
     sql.execute(JUDGED)
+
+
+def _is_exact(provider: Provider) -> bool:
+    """Tell whether a message in doubt can be sent again, or asked about, without the risk of a second mail."""
+    return bool(provider.key or (provider.search and provider.search.complete_after))
+
+
+def mail_of(hook: dict[str, Any]) -> str:
+    """Return the provider's id of the mail that a webhook is about."""
+    found = hook["body"]
+    for name in MAIL_ID[hook["provider"]]:
+        found = found[name]
+    return str(found)
 
 
 def _copy(sql: psycopg.Connection[Any], table: str, rows: Iterable[tuple[Any, ...]]) -> None:

@@ -102,9 +102,20 @@ class Provider:
         """Put these faults in the place of all others."""
         self.ask("PUT", "/faults", faults)
 
-    def accepted(self) -> list[dict[str, Any]]:
+    def accepted(self) -> Iterator[dict[str, Any]]:
         """Return every mail that was accepted, oldest first."""
-        return list(self.ask("GET", "/log.json")["accepted"])
+        return self._pages("/log.json", "accepted")
+
+    def requests(self) -> Iterator[dict[str, Any]]:
+        """Return what was done to each message of each request, accepted or not, oldest first."""
+        return self._pages("/requests.json", "requests")
+
+    def _pages(self, path: str, name: str) -> Iterator[dict[str, Any]]:
+        after: int | None = 0
+        while after is not None:
+            page = self.ask("GET", path, after=after)
+            yield from page[name]
+            after = page.get("next")
 
     def webhooks(self) -> list[dict[str, Any]]:
         """Return every webhook that was planned, with what became of it."""
@@ -152,7 +163,7 @@ def standing(directory: Path, *, webhooks: bool, providers: str, **environ: str)
         ground = Ground(directory, postgres, broker, provider, port["WEB_PORT"], {})
         ground.environ = {
             **os.environ,
-            **simulator_environ(provider.url, ground.url if webhooks else ""),
+            **simulator_environ(ground.url if webhooks else ""),
             **service_environ(provider.url, ground.url, providers),
             "SIMULATOR_DATA": str(directory / "simulator"),
             "SIMULATOR_PORT": str(port["SIMULATOR_PORT"]),
@@ -177,11 +188,12 @@ def serving(simulator: Program, provider: Provider) -> Iterator[None]:
         simulator.stop()
 
 
-def simulator_environ(_url: str, hooks: str) -> dict[str, str]:
+def simulator_environ(hooks: str) -> dict[str, str]:
     """Return the simulator's settings; it posts webhooks where `hooks` names a web server."""
     accounts = {
         "SIMULATOR_POSTMARK_TOKEN": "postmark-token",
         "SIMULATOR_RESEND_KEY": "re_key",
+        "SIMULATOR_SENDGRID_KEY": "sendgrid-key",
         "SIMULATOR_RESEND_SECRET": SVIX_SECRET,
         "SIMULATOR_TIME_SCALE": TIME_SCALE,
     }
@@ -208,6 +220,8 @@ def service_environ(simulator: str, public: str, providers: str) -> dict[str, st
         "ANYMAIL_POSTMARK_SERVER_TOKEN": "postmark-token",
         "ANYMAIL_RESEND_API_URL": f"{simulator}/resend/",
         "ANYMAIL_RESEND_API_KEY": "re_key",
+        "ANYMAIL_SENDGRID_API_URL": f"{simulator}/sendgrid/",
+        "ANYMAIL_SENDGRID_API_KEY": "sendgrid-key",
         "WEBHOOK_SECRET_POSTMARK": f"hook:{HOOK_PASSWORD}",
         "WEBHOOK_SECRET_RESEND": SVIX_SECRET,
         "LOG_FORMAT": "json",

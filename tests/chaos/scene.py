@@ -184,7 +184,7 @@ class Scene:
         evidence.gather(
             self.sql,
             accepted=self.provider.accepted(),
-            requested=[],
+            requested=self.provider.requests(),
             hooks=[{**hook, "state": "delivered"} for hook in self.posted],
             promised=self.promised,
         )
