@@ -131,7 +131,7 @@ CHECKS: Final = (
     Check(
         "event_is_delivered",
         "each webhook was acknowledged in the end",
-        "SELECT id FROM chaos.hook WHERE NOT acknowledged",
+        "SELECT mail_id FROM chaos.hook WHERE NOT acknowledged",
         figure="unconverged",
     ),
     Check(
