@@ -117,6 +117,10 @@ class Provider:
             yield from page[name]
             after = page.get("next")
 
+    def webhooks_due(self) -> int:
+        """Count the webhooks that are still to be posted."""
+        return int(self.ask("GET", "/counts.json")["webhooks"].get("pending", 0))
+
     def webhooks(self) -> list[dict[str, Any]]:
         """Return every webhook that was planned, with what became of it."""
         return list(self.ask("GET", "/webhooks.json")["webhooks"])
