@@ -1,0 +1,222 @@
+"""The crash points of one mode: prepare, kill at each line, let a healthy process finish, check.
+
+Importing this wants Django to be set up.
+"""
+
+import gc
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, Final
+
+from django.core.mail import get_connection
+from django.core.management import call_command
+from django.db import connection, transaction
+
+from mailer import kinds, outbox, providers, sender
+from mailer.kinds import KINDS
+from tests.chaos import checks, evidence
+from tests.chaos.ground import PATIENCE, Provider, connect, until
+from tests.chaos.modes import Mode
+from tests.chaos.operations import (
+    OPERATIONS,
+    SIGNED,
+    Left,
+    Operation,
+    Point,
+    cause,
+    client,
+    post,
+    register,
+    verify,
+)
+from tests.chaos.tracing import Ended, ended, forked, spawn
+
+# Messages that are left in the middle of being sent at once; fewer than half of a worker's slots.
+HANDFUL: Final = 12
+# Milliseconds that the provider takes to answer those, so that there is a middle.
+MIDDLE: Final = 400
+
+UNFINISHED: Final = ("pending", "leased", "sending", "retry")
+
+# Out of the sight of other points: due, leased or to be asked about a day later than in truth.
+SET_ASIDE: Final = """
+UPDATE mailer_message
+SET run_at = run_at + interval '1 day', lease_until = lease_until + interval '1 day',
+    inquire_at = inquire_at + interval '1 day'
+WHERE finished_at IS NULL AND run_at < now() + interval '12 hours'"""
+BRING_BACK: Final = """
+UPDATE mailer_message m
+SET run_at = run_at - interval '1 day', lease_until = lease_until - interval '1 day',
+    inquire_at = inquire_at - interval '1 day'
+WHERE run_at > now() + interval '12 hours' AND (
+    %(address)s = '' OR id IN (SELECT message_id FROM mailer_deliverystatus WHERE recipient_canonical = %(address)s))"""
+IN_STATES: Final = """
+SELECT count(*) FROM mailer_message
+WHERE state = ANY(%s) AND id IN (SELECT message_id FROM mailer_deliverystatus WHERE recipient_canonical = ANY(%s))"""
+LEASED: Final = "SELECT count(*) FROM mailer_message WHERE lease_until > now() + interval '1 day'"
+RESTLESS: Final = """
+SELECT count(*) FROM mailer_message WHERE state = ANY(%s) OR (state = 'unknown' AND inquire_at IS NOT NULL)"""
+
+
+class Scene:
+    """One mode, its database and its provider."""
+
+    def __init__(self, mode: Mode, database: str, provider: Provider, say: Callable[..., None]) -> None:
+        self.mode = mode
+        self.provider = provider
+        self.say = say
+        # Plain SQL from here: a child that is forked must find no session of Django's.
+        self.sql = connect(database)
+        self.killed: dict[str, int] = {}
+        self.promised: list[str] = []
+        self.posted: list[dict[str, Any]] = []
+
+    def play(self, stride: int, offset: int, only: str = "") -> dict[str, Any]:
+        """Run the points, every `stride`-th of them, of one operation or all; return the figures and what was found."""
+        warm_up(self.mode.provider)
+        for operation in OPERATIONS:
+            if operation.left is Left.SENT and self.mode.provider not in SIGNED:
+                continue  # no webhooks of this provider are taken yet
+            if only in {"", operation.name}:
+                self.killed[operation.name] = self._run(operation, stride * operation.stride, offset)
+        recovery_s = self.recover()
+        return self._result(recovery_s)
+
+    def _run(self, operation: Operation, stride: int, offset: int) -> int:
+        """Run an operation once unharmed, to count its lines, and then once for each; return how often it was killed."""
+        lines = self._at(operation, self._prepare(operation, [0])[0], 0).lines
+        numbers = range(1 + offset % stride, lines + 1, stride)
+        killed = 0
+        for number, point in zip(numbers, self._prepare(operation, numbers), strict=True):
+            killed += self._at(operation, point, number).killed
+            self.say(operation=operation.name, done=1)
+        self.set_aside()
+        self.provider.faults()
+        return killed
+
+    def _at(self, operation: Operation, address: str, kill_at: int) -> Ended:
+        """Kill an operation at one of its lines, or let it live."""
+        if operation.left in {Left.WAITING, Left.SENDING}:
+            self.set_aside()
+            self.sql.execute(BRING_BACK, {"address": address})
+        hook = self._hook_of(address) if operation.left is Left.SENT else None
+        end = forked(
+            lambda countdown: operation.act(self.mode, Point(address, countdown.counting, hook)), kill_at=kill_at
+        )
+        if operation.name == "register" and not end.killed:
+            self.promised.append(address)
+        return end
+
+    def _prepare(self, operation: Operation, numbers: Sequence[int]) -> list[str]:
+        """Bring the messages of some points to where the operation finds them; return the points' addresses."""
+        addresses = [f"delivered+{operation.name}-{number}@{self.mode.name}.example.org" for number in numbers]
+        addresses = [address.replace("_", "-") for address in addresses]
+        if operation.left is not Left.NONE:
+            self.provider.faults(latency_ms=MIDDLE if operation.left is Left.SENDING else 0)
+            size = HANDFUL if operation.left is Left.SENDING else len(addresses)
+            for start in range(0, len(addresses), size):
+                self._bring_to(operation.left, addresses[start : start + size])
+            until(self._leases_are_over, PATIENCE, "leases to end")
+        self.provider.faults(**operation.faults)
+        return addresses
+
+    def _bring_to(self, left: Left, addresses: Sequence[str]) -> None:
+        self.set_aside()  # what earlier points have left would take the places of these
+        forked(lambda _: cause(self.mode, addresses))
+        if left is Left.SENT:
+            forked(lambda _: _drained())
+        if left is Left.SENDING:
+            worker = spawn(_drained)
+            until(lambda: self._count(["sending"], addresses) == len(addresses), PATIENCE, "requests to be under way")
+            os.kill(worker, signal.SIGKILL)
+            ended(worker)
+        self.set_aside()
+
+    def _leases_are_over(self) -> bool:
+        return self.sql.execute(LEASED).fetchone() == (0,)
+
+    def _count(self, states: Sequence[str], addresses: Sequence[str]) -> int:
+        row = self.sql.execute(IN_STATES, [list(states), list(addresses)]).fetchone()
+        return int(row[0]) if row else 0
+
+    def set_aside(self) -> None:
+        """Put all that is unfinished out of sight."""
+        self.sql.execute(SET_ASIDE)
+
+    def _hook_of(self, address: str) -> dict[str, Any]:
+        """Return the first webhook about the mail to an address."""
+        found = self.provider.ask("GET", "/webhooks.json", to=address)["webhooks"][0]
+        self.posted.append(found)
+        return dict(found)
+
+    def recover(self) -> float:
+        """Let one healthy process finish what the killed ones have left; return the seconds that it took.
+
+        The provider posts again what was not acknowledged, and, being a provider, the rest as well.
+        """
+        self.provider.faults()
+        self.sql.execute(BRING_BACK, {"address": ""})
+        begin = time.monotonic()
+        forked(lambda _: _post_all(self.posted))
+        relay = spawn(lambda: call_command("relay", interval=0.5))
+        until(self._is_at_rest, 2 * PATIENCE, "all messages to be at rest")
+        seconds = time.monotonic() - begin
+        os.kill(relay, signal.SIGTERM)
+        if code := ended(relay):
+            raise RuntimeError(f"the relay ended with {code}")
+        return seconds
+
+    def _is_at_rest(self) -> bool:
+        row = self.sql.execute(RESTLESS, [list(UNFINISHED)]).fetchone()
+        return row == (0,)
+
+    def _result(self, recovery_s: float) -> dict[str, Any]:
+        evidence.gather(
+            self.sql,
+            accepted=self.provider.accepted(),
+            requested=self.provider.requests(),
+            hooks=[{**hook, "state": "delivered"} for hook in self.posted],
+            promised=self.promised,
+        )
+        found = checks.violations(self.sql)
+        return {
+            **checks.figures(self.sql, found),
+            "points": self.killed,
+            "recovery_s": round(recovery_s, 1),
+            "violations": [str(violation) for violation in found],
+        }
+
+
+def _drained() -> None:
+    sender.drain()
+
+
+def _post_all(hooks: Sequence[dict[str, Any]]) -> None:
+    for hook in [*hooks, *hooks]:
+        if (status := post(client(), hook)) != 200:
+            raise RuntimeError(f"a webhook was answered with {status}")
+
+
+def warm_up(provider: str) -> None:
+    """Go through the service once, so that a child that is forked from here finds all loaded and compiled.
+
+    All of it is rolled back, so no thread is started that a child would lack; and no session is left to be inherited.
+    """
+    get_connection(providers.get(provider).backend)
+    with transaction.atomic():
+        for kind in KINDS:
+            mode = Mode("", "", kind)
+            cause(mode, [f"{kind}@example.org"])
+        for act in (register, verify):
+            act(Mode("", "", ""), Point(f"{act.__name__}@example.org", nullcontext))
+        for claim in outbox.claim("warm-up", 10):
+            kinds.render(claim.message)
+        if provider in SIGNED:
+            post(client(), {"id": "none", "provider": provider, "body": {}})
+        transaction.set_rollback(True)
+    connection.close()
+    gc.collect()
+    gc.freeze()  # else each child's first collection would copy all pages
