@@ -1,15 +1,16 @@
 """What each kind of mail is: how urgent, how long it makes sense, and what it says."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
 from django.conf import settings
-from django.core.exceptions import ValidationError
-from django.template import TemplateDoesNotExist, TemplateSyntaxError, VariableDoesNotExist
-from django.template.loader import render_to_string
-from django.urls import NoReverseMatch, reverse
+from django.db import InterfaceError, OperationalError
+from django.template import TemplateDoesNotExist
+from django.template.loader import get_template
+from django.urls import reverse
 from django.utils import translation
 from django.utils.http import urlencode
 
@@ -18,11 +19,8 @@ from mailer.models import Message, Suppression
 from users import challenges
 from users.models import EmailChallenge
 
-# What tags, filters and a message's own context can raise. Not a lost database: that says nothing about a message.
-BROKEN: Final = (
-    *(TemplateDoesNotExist, TemplateSyntaxError, VariableDoesNotExist, NoReverseMatch, ValidationError),
-    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
-)
+# The templates of a kind, in `templates/mailer/<kind>/` for LANGUAGE_CODE, in a folder of it for any other language.
+PARTS: Final = ("subject.txt", "body.txt", "body.html")
 
 # Lower goes first.
 PRIORITY: Final = {"now": 0, "high": 10, "medium": 20, "low": 30}
@@ -49,8 +47,13 @@ def _link(message: Message) -> Mapping[str, Any]:
     except EmailChallenge.DoesNotExist:
         raise RenderError("its challenge is gone") from None
     query = urlencode({"token": challenges.link_token(challenge)})
-    hours = round((challenge.expires_at - challenge.created_at) / timedelta(hours=1))
-    return {"link": f"{settings.PUBLIC_URL}{reverse('users:verify-email')}?{query}", "hours": hours}
+    lifetime = challenge.expires_at - challenge.created_at
+    return {
+        "link": f"{settings.PUBLIC_URL}{reverse('users:verify-email')}?{query}",
+        # Never more than is kept: the hours of one that lives for less are 0, and the minutes count.
+        "hours": lifetime // timedelta(hours=1),
+        "minutes": lifetime // timedelta(minutes=1),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +83,54 @@ KINDS: Final[dict[str, Kind]] = {
     "welcome": Kind(PRIORITY["medium"], lifetime=timedelta(days=3)),
     "account_exists": Kind(PRIORITY["high"], at_least_once=True, despite=ACCOUNT, lifetime=timedelta(hours=8)),
     "custom": Kind(PRIORITY["medium"], rendered=False),
+    "test": Kind(PRIORITY["high"], lifetime=timedelta(hours=1)),
 }
 
 
 def render(message: Message) -> dict[str, Any]:
-    """Return the `Content` of a message, as a dictionary. Raises `RenderError`."""
-    if message.kind in KINDS and not KINDS[message.kind].rendered:
-        raise RenderError(f"{message.kind}: its content is gone")
-    with translation.override(message.locale):
-        try:
-            variables = {"site_name": settings.SITE_NAME, **KINDS[message.kind].variables(message)}
-            subject, text, html = (
-                render_to_string(f"mailer/{message.kind}/{part}", variables)
-                for part in ("subject.txt", "body.txt", "body.html")
+    """Return the `Content` of a message in its recipient's language, as a dictionary. Raises `RenderError`."""
+    try:
+        kind = KINDS[message.kind]
+        if not kind.rendered:
+            raise RenderError(f"{message.kind}: its content is gone")
+        language, (subject, text, html) = _templates(message)
+        with translation.override(language):
+            variables = {"site_name": settings.SITE_NAME, **kind.variables(message)}
+            variables["subject"] = " ".join(subject.render(variables).split())
+            content = Content(
+                subject=variables["subject"],
+                text=text.render(variables).strip() + "\n",
+                html=html.render(variables).strip() + "\n",
+                from_email=settings.DEFAULT_FROM_EMAIL,
             )
-        except BROKEN as error:
-            raise RenderError(f"{message.kind}: {type(error).__name__}") from error
-    content = Content(
-        subject=" ".join(subject.split()),
-        text=text.strip() + "\n",
-        html=html.strip() + "\n",
-        from_email=settings.DEFAULT_FROM_EMAIL,
-    )
+    except (RenderError, OperationalError, InterfaceError):
+        raise  # a lost database says nothing about the message
+    except Exception as error:
+        # Tags and filters may raise anything; whatever it is, it concerns this one message and no other.
+        raise RenderError(f"{message.kind}: {type(error).__name__}") from error
     return asdict(content)
+
+
+def _templates(message: Message) -> tuple[str, Sequence[Any]]:
+    """Return a message's language and its kind's parts in it: the first language that has them all, so never in two.
+
+    Raises `TemplateDoesNotExist` where not even the default has them.
+    """
+    *better, default = languages(message.locale)
+    for language in better:
+        with suppress(TemplateDoesNotExist):
+            return language, [get_template(f"mailer/{message.kind}/{language}/{part}") for part in PARTS]
+    return default, [get_template(f"mailer/{message.kind}/{part}") for part in PARTS]
+
+
+def languages(locale: str) -> list[str]:
+    """Return the languages to try for a locale, best first, LANGUAGE_CODE last: `de-at`, `de`, `en` for `de-AT`.
+
+    The first is the one of LANGUAGES that comes closest to it.
+    """
+    try:
+        spoken = translation.get_supported_language_variant(translation.to_language(locale))
+    except (LookupError, ValueError):
+        spoken = settings.LANGUAGE_CODE
+    better = dict.fromkeys((spoken, spoken.partition("-")[0]))
+    return [*(language for language in better if language != settings.LANGUAGE_CODE), settings.LANGUAGE_CODE]

@@ -272,7 +272,8 @@ DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False
 DJANGO_STRUCTLOG_CELERY_ENABLED = True
 
 LANGUAGE_CODE = "en"
-LANGUAGES = [("en", _("English"))]
+# `templates/mailer/` has a text for each kind of mail and each of these; the first is the default's.
+LANGUAGES = [("en", _("English")), ("de", _("German"))]
 USE_I18N = True
 USE_TZ = True
 TIME_ZONE = "UTC"

@@ -3,6 +3,7 @@
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.decorators import method_decorator
+from django.utils.translation import get_language
 from django.views import View
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
@@ -43,7 +44,9 @@ class VerifyEmailPage(View):
     @staticmethod
     def _page(request: HttpRequest, outcome: Outcome | None, token: str = "") -> HttpResponse:
         context = {"outcome": outcome and outcome.value, "token": token}
-        response = render(request, "users/verify_email.html", context, status=STATUS[outcome])
+        # The browser's language where the page is there in it, as Django's LocaleMiddleware found out.
+        pages = [f"users/{get_language()}/verify_email.html", "users/verify_email.html"]
+        response = render(request, pages, context, status=STATUS[outcome])
         response["Referrer-Policy"] = "no-referrer"  # the address of this page holds the token
         response["Content-Security-Policy"] = (
             "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"

@@ -18,9 +18,9 @@ FAULTS: Final[tuple[dict[str, Any], ...]] = (
     {"rate_unreadable": 0.2, "webhook_delay_ms": 2000, "webhook_late_ms": 3000},
     {"latency_ms": 20, "rate_hang": 0.01, "hang_ms": 15_000, "webhook_shuffle": True, "webhook_late_ms": 1000},
     {
-        **{"latency_ms": 100, "rate_429": 0.02, "rate_429_bare": 0.02, "rate_5xx_before": 0.02, "rate_5xx_after": 0.02},
-        **{"rate_reset_before": 0.02, "rate_reset_after": 0.02, "rate_unreadable": 0.02, "rate_search_5xx": 0.2},
-        **{"webhook_duplicate": 0.2, "webhook_shuffle": True, "webhook_late_ms": 500, "search_lag_ms": 500},
+        "latency_ms": 100, "rate_429": 0.02, "rate_429_bare": 0.02, "rate_5xx_before": 0.02, "rate_5xx_after": 0.02,
+        "rate_reset_before": 0.02, "rate_reset_after": 0.02, "rate_unreadable": 0.02, "rate_search_5xx": 0.2,
+        "webhook_duplicate": 0.2, "webhook_shuffle": True, "webhook_late_ms": 500, "search_lag_ms": 500,
     },
 )
 

@@ -38,7 +38,13 @@ class Subject:
 SERVICE: Final = Subject(
     programs={
         # As in compose.yaml.
-        "web": (*GRANIAN, "--workers=2", "--blocking-threads=8", "--respawn-failed-workers", "project.wsgi:application"),
+        "web": (
+            *GRANIAN,
+            "--workers=2",
+            "--blocking-threads=8",
+            "--respawn-failed-workers",
+            "project.wsgi:application",
+        ),
         "worker-1": ("-m", "celery", "--quiet", "-A", "project", "worker", "--concurrency", "2"),
         "worker-2": ("-m", "celery", "--quiet", "-A", "project", "worker", "--concurrency", "2"),
         "beat": ("-m", "celery", "--quiet", "-A", "project", "beat"),

@@ -75,6 +75,16 @@ def test_a_user_is_changed(admin_client, user):
     assert user.email_canonical == "lovelace@example.com"
 
 
+@pytest.mark.parametrize(("locale", "kept"), [("de", "de"), ("tlh", "en")])
+def test_a_users_language_is_one_that_mails_are_written_in(admin_client, user, locale, kept):
+    page = reverse("admin:users_user_change", args=[user.pk])
+
+    admin_client.post(page, {"email": user.email, "locale": locale, "is_active": "on"})
+
+    user.refresh_from_db()
+    assert user.locale == kept
+
+
 def test_the_page_to_set_a_password_opens(admin_client, user):
     assert admin_client.get(reverse("admin:auth_user_password_change", args=[user.pk])).status_code == 200
 

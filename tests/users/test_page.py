@@ -6,10 +6,11 @@ from datetime import timedelta
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.template.loader import render_to_string
 from django.test import Client
 
 from users import challenges
-from users.challenges import link_token
+from users.challenges import Outcome, link_token
 from users.models import EmailChallenge, User
 
 pytestmark = pytest.mark.django_db
@@ -232,3 +233,35 @@ def test_an_upload_is_not_written_to_the_disk(client, monkeypatch):
 
     assert response.status_code == 404
     assert made == []
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language", "button"),
+    [
+        ("de-AT, en;q=0.5", "de", "Adresse bestätigen"),
+        ("fr, de;q=0.5", "de", "Adresse bestätigen"),
+        ("fr", "en", "Confirm my address"),
+    ],
+)
+def test_the_page_speaks_the_browsers_language(client, token, accepted, language, button):
+    page = client.get(URL, {"token": token}, headers={"Accept-Language": accepted})
+
+    assert f'<html lang="{language}">' in page.content.decode()
+    assert button in text_of(page)
+
+
+def sentences(html: str) -> set[str]:
+    found = {text.strip() for text in re.findall(r">([^<]+)<", html)} - {""}
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("outcome", [*Outcome, None])
+def test_the_page_has_other_words_for_every_outcome_in_every_language(outcome):
+    context = {"outcome": outcome and outcome.value, "token": "t"}
+    english, german = (
+        render_to_string(f"users/{folder}verify_email.html", context).partition("<main")[2] for folder in ("", "de/")
+    )
+
+    assert re.findall(r"<[^>]+>", english) == re.findall(r"<[^>]+>", german)
+    assert not sentences(english) & sentences(german)
