@@ -6,8 +6,10 @@ COPY requirements.txt .
 RUN /venv/bin/pip install --require-hashes --requirement requirements.txt
 
 FROM python:3.13-slim
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin accounts
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MAIL_FILES_DIR=/var/lib/accounts/files
+# A new volume takes the directory's owner and mode from here.
+RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin accounts \
+    && install --directory --owner=accounts --mode=700 "$MAIL_FILES_DIR"
 COPY --from=build /venv /venv
 WORKDIR /app
 COPY manage.py ./

@@ -151,11 +151,9 @@ def _carriers(frozen: Frozen) -> list[str]:
 
 
 def _size(email: AnymailMessage) -> int:
-    """Build the MIME of a mail and return its size in bytes. Raises `BadHeaderError` and `Unqueueable`."""
+    """Build the MIME of a mail and return its size in bytes. Raises `Unqueueable`."""
     try:
         return len(email.message().as_bytes())
-    except BadHeaderError:
-        raise
     except (ValueError, LookupError, MessageError) as error:
         # Django's own words quote the address.
         raise Unqueueable(f"no MIME can be built of it: {type(error).__name__}") from None

@@ -89,10 +89,10 @@ KINDS: Final[dict[str, Kind]] = {
 
 def render(message: Message) -> dict[str, Any]:
     """Return the `Content` of a message in its recipient's language, as a dictionary. Raises `RenderError`."""
+    if message.kind in KINDS and not KINDS[message.kind].rendered:
+        raise RenderError(f"{message.kind}: its content is gone")
     try:
         kind = KINDS[message.kind]
-        if not kind.rendered:
-            raise RenderError(f"{message.kind}: its content is gone")
         language, (subject, text, html) = _templates(message)
         with translation.override(language):
             variables = {"site_name": settings.SITE_NAME, **kind.variables(message)}

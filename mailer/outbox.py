@@ -85,7 +85,7 @@ class Recipient:
 class Claimed:
     """A message as a worker holds it.
 
-    Since the first attempt, `age` seconds have passed, by the database's clock: 0 where there was none; since the first
+    Its content `is_frozen` where it is in the row already. Since the first attempt, `age` seconds have passed, by the database's clock: 0 where there was none; since the first
     one that may have been accepted, `doubted_for`.
     """
 
@@ -93,6 +93,7 @@ class Claimed:
     age: float
     doubted_for: float | None
     recipients: tuple[Recipient, ...] = ()
+    is_frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,7 @@ def _claimed(message: Any) -> Claimed:
     rows = json.loads(message.recipients or "[]")
     recipients = tuple(Recipient(UUID(delivery), address, canonical) for delivery, address, canonical in rows)
     doubted_for = None if message.doubted_for is None else float(message.doubted_for)
-    return Claimed(message, float(message.age or 0), doubted_for, recipients)
+    return Claimed(message, float(message.age or 0), doubted_for, recipients, message.content is not None)
 
 
 @transaction.atomic
@@ -221,7 +222,7 @@ def intend(claims: Sequence[Claimed], facts: Sequence[Fact] = ()) -> list[Claime
             "id": str(c.message.pk),
             "token": c.message.token,
             "provider": c.message.provider,
-            "content": c.message.content,
+            "content": None if c.is_frozen else c.message.content,
         }
         for c in claims
     ]
@@ -351,7 +352,7 @@ locked AS MATERIALIZED (
 ),
 moved AS (
     UPDATE {_MESSAGE} m
-    SET state = 'sending', provider = intent.provider, content = intent.content,
+    SET state = 'sending', provider = intent.provider, content = coalesce(m.content, intent.content),
         lease_until = now() + make_interval(secs => %(lease)s)
     FROM intent JOIN locked USING (id)
     WHERE m.id = intent.id AND m.state = 'leased' AND m.token = intent.token

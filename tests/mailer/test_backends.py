@@ -321,8 +321,8 @@ def test_a_wrong_priority_is_an_error_before_the_call():
 def limits(monkeypatch):
     """Let a provider take less than it does."""
 
-    def limit(name: str, **limits: int) -> None:
-        monkeypatch.setitem(PROVIDERS, name, replace(PROVIDERS[name], **limits))
+    def limit(name: str, **facts: int) -> None:
+        monkeypatch.setitem(PROVIDERS, name, replace(PROVIDERS[name], **facts))
 
     return limit
 
@@ -343,6 +343,12 @@ def test_a_mail_that_every_provider_takes_goes_where_all_others_go(db):
 
 def test_what_is_unsupported_may_be_ignored(db, settings):
     settings.ANYMAIL = {**settings.ANYMAIL, "IGNORE_UNSUPPORTED_FEATURES": True}
+
+    assert queued(templated()).context == {}
+
+
+def test_a_provider_that_takes_mime_takes_every_mail(db, limits):
+    limits("resend", over_http=False)
 
     assert queued(templated()).context == {}
 

@@ -21,6 +21,7 @@ from django.db import connection
 from django.utils import translation
 from django.utils.translation import gettext_lazy
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from mailer import content
@@ -199,6 +200,7 @@ def cooked(recipe: dict) -> EmailMessage:
 
 
 @pytest.mark.django_db
+@limits(deadline=None)
 @given(recipes)
 def test_freeze_and_thaw_lose_nothing(recipe):
     assert_kept(cooked(recipe))
@@ -241,6 +243,7 @@ MAILS = {
     "a part in another encoding": lambda: mail(
         attachments=[MIMEApplication(b"a=b \xff", _encoder=encoders.encode_quopri)]
     ),
+    "a line that a mailbox would escape": lambda: mail(attachments=[MIMEText("a\nFrom here\n")]),
     "a part as it is": lambda: mail(attachments=[MIMEApplication(b"a \xff b", _encoder=encoders.encode_noop)]),
     "parts in a part": lambda: mail(attachments=[MIMEMultipart("mixed", None, [MIMEText("ü"), MIMEApplication(PDF)])]),
     "a mail in a part": lambda: mail(attachments=[MIMEMessage(mail(headers=WHEN).message())]),

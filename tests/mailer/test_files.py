@@ -273,6 +273,15 @@ def test_remove_leaves_old_files_that_are_needed(db):
     assert stored() == {LOGO}
 
 
+@pytest.mark.parametrize(("method", "done"), [("listdir", "listed"), ("get_modified_time", "dated")])
+def test_remove_in_a_storage_that_fails_raises(db, monkeypatch, method, done):
+    default_storage.save(files._path(files.digest_of(LOGO)), ContentFile(LOGO))
+    monkeypatch.setattr(type(storages["default"]), method, lambda *_: 1 / 0)
+
+    with pytest.raises(FileUnavailable, match=f"a file cannot be {done}: ZeroDivisionError"):
+        files.remove_unneeded()
+
+
 def test_remove_leaves_what_is_not_ours(db, monkeypatch):
     monkeypatch.setattr(files, "GRACE", -HALF_A_DAY)
     others = ("mail/notes/old.txt", "mail/ab/other", "mail/old.txt", "other/ab/old.txt")
