@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from simulator.mail import Mail, Refusal
+from simulator.mail import Mail, Refusal, RefusedError
 
 Headers = Mapping[str, str]
 
@@ -63,9 +63,18 @@ def found(value: Any, *names: str) -> Any:
     return value
 
 
-def found_in_text(value: Any, name: str) -> str:
-    """Find a name in an object that is written as JSON in a text, which is how some providers carry metadata."""
+def metadata_in(text: Any) -> dict[str, str]:
+    """Read metadata from the text in which some providers carry it; empty unless that is a JSON object."""
     try:
-        return str(found(orjson.loads(value), name) or "")
-    except (orjson.JSONDecodeError, TypeError):
-        return ""
+        metadata = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}
+    return {name: str(value) for name, value in metadata.items()} if isinstance(metadata, dict) else {}
+
+
+def outcome(read: Callable[[Any], Mail], message: Any) -> Mail | Refusal:
+    """Read one message of a batch in which each has an outcome of its own."""
+    try:
+        return read(message)
+    except RefusedError as error:
+        return error.refusal

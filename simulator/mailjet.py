@@ -8,9 +8,7 @@ import base64
 import uuid
 from typing import Any
 
-import orjson
-
-from simulator.api import Answer, Api, Headers, found, found_in_text
+from simulator.api import Answer, Api, Headers, found, metadata_in, outcome
 from simulator.mail import Mail, Refusal, RefusedError, is_address
 
 NAME = "mailjet"
@@ -57,7 +55,7 @@ def read_batch(payload: Any, _: Headers) -> Answer:
         raise RefusedError(refused(400, "mj-0003", '"Messages" is mandatory.', "Messages"))
     if sum(len(_recipients(message)) for message in messages) > RECIPIENT_LIMIT:
         raise RefusedError(TOO_MANY)
-    outcomes = [_read_or_refuse(message) for message in messages]
+    outcomes = [outcome(read, message) for message in messages]
     answers = [
         _accepted(each) if isinstance(each, Mail) else {"Status": "error", "Errors": [each.body]} for each in outcomes
     ]
@@ -73,13 +71,6 @@ def _messages(payload: Any) -> list[Body]:
     return [{**common, **(message if isinstance(message, dict) else {})} for message in messages]
 
 
-def _read_or_refuse(message: Body) -> Mail | Refusal:
-    try:
-        return read(message)
-    except RefusedError as error:
-        return error.refusal
-
-
 def read(message: Any) -> Mail:
     """Check one message. Raises RefusedError (400)."""
     recipients = _recipients(message)
@@ -92,7 +83,7 @@ def read(message: Any) -> Mail:
         text=message.get("TextPart") or "",
         html=message.get("HTMLPart") or "",
         headers={name: str(value) for name, value in (message.get("Headers") or {}).items()},
-        metadata=_metadata(message),
+        metadata=metadata_in(message.get("EventPayload") or ""),
         payload=message,
         id=str(10**17 + uuid.uuid4().int % 10**17),
     )
@@ -122,15 +113,6 @@ def _check(message: Body, recipients: list[str]) -> None:
             raise RefusedError(refused(400, code, text, field))
 
 
-def _metadata(message: Body) -> dict[str, str]:
-    """Read the event payload, a text of any kind, as the JSON object that Anymail writes."""
-    try:
-        metadata = orjson.loads(message.get("EventPayload") or "{}")
-    except (orjson.JSONDecodeError, TypeError):
-        return {}
-    return {name: str(each) for name, each in metadata.items()} if isinstance(metadata, dict) else {}
-
-
 def _accepted(mail: Mail) -> Body:
     """Say so; every recipient has an id of its own, the first one the mail's."""
     numbers = iter(range(int(mail.id), int(mail.id) + len(mail.recipients)))
@@ -151,7 +133,7 @@ def _told(address: str, number: int) -> Body:
 
 
 def message_ids(payload: Any) -> list[str]:
-    return [found_in_text(message.get("EventPayload"), "message_id") for message in _messages(payload)]
+    return [metadata_in(message.get("EventPayload") or "").get("message_id", "") for message in _messages(payload)]
 
 
 API = Api(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from simulator.api import Answer, Api, Headers, found
+from simulator.api import Answer, Api, Headers, found, outcome
 from simulator.behaviour import REJECTED, behaviour_of
 from simulator.mail import Mail, Refusal, RefusedError, addresses, is_address, rfc3339
 
@@ -79,15 +79,8 @@ def read_batch(payload: Any, _: Headers) -> Answer:
         raise RefusedError(WRONG_JSON)
     if len(payload) > BATCH_LIMIT:
         raise RefusedError(TOO_MANY)
-    outcomes = [_read_or_refuse(message) for message in payload]
+    outcomes = [outcome(read, message) for message in payload]
     return Answer(outcomes, [accepted(each) if isinstance(each, Mail) else each.body for each in outcomes])
-
-
-def _read_or_refuse(message: Any) -> Mail | Refusal:
-    try:
-        return read(message)
-    except RefusedError as error:
-        return error.refusal
 
 
 def message_ids(payload: Any) -> list[str]:

@@ -13,9 +13,7 @@ import time
 from datetime import datetime
 from typing import Any
 
-import orjson
-
-from simulator.api import Answer, Api, Headers, Keys, found, found_in_text
+from simulator.api import Answer, Api, Headers, Keys, found, metadata_in, outcome
 from simulator.behaviour import REJECTED, behaviour_of
 from simulator.mail import Mail, Refusal, RefusedError, addresses, is_address, rfc3339
 
@@ -99,7 +97,7 @@ def read_batch(payload: Any, headers: Headers) -> Answer:
     if headers.get("x-batch-validation", "strict") != "permissive":
         mails: list[Mail | Refusal] = [read(each) for each in payload]
         return Answer(mails, {"data": _ids(mails)})
-    outcomes = [_read_or_refuse(each) for each in payload]
+    outcomes = [outcome(read, each) for each in payload]
     errors = [
         {"index": index, "message": each.body["message"]}
         for index, each in enumerate(outcomes)
@@ -112,16 +110,9 @@ def _ids(outcomes: list[Mail | Refusal]) -> list[Body]:
     return [{"id": each.id} for each in outcomes if isinstance(each, Mail)]
 
 
-def _read_or_refuse(payload: Any) -> Mail | Refusal:
-    try:
-        return read(payload)
-    except RefusedError as error:
-        return error.refusal
-
-
 def message_ids(payload: Any) -> list[str]:
     mails = payload if isinstance(payload, list) else [payload]
-    return [found_in_text(_metadata_header(found(mail, "headers")), "message_id") for mail in mails]
+    return [metadata_in(_metadata_header(found(mail, "headers"))).get("message_id", "") for mail in mails]
 
 
 def read(payload: Any) -> Mail:
@@ -139,7 +130,7 @@ def read(payload: Any) -> Mail:
         text=payload.get("text") or "",
         html=payload.get("html") or "",
         headers=headers,
-        metadata=_metadata(headers),
+        metadata=metadata_in(_metadata_header(headers)),
         payload=payload,
     )
 
@@ -175,14 +166,6 @@ def _metadata_header(headers: Any) -> str:
     """Find the header that Anymail writes; Resend knows no metadata and passes it through."""
     named = headers.items() if isinstance(headers, dict) else ()
     return next((str(value) for name, value in named if name.lower() == "x-metadata"), "{}")
-
-
-def _metadata(headers: dict[str, str]) -> dict[str, str]:
-    try:
-        metadata = orjson.loads(_metadata_header(headers))
-    except orjson.JSONDecodeError:
-        return {}
-    return {name: str(each) for name, each in metadata.items()} if isinstance(metadata, dict) else {}
 
 
 def details(mail: Mail, happened: list[dict[str, Any]]) -> Body:

@@ -80,7 +80,10 @@ class SendApi:
     async def __call__(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a POST to one of the API's paths."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        reply = await self._take(path, headers, await _body(receive))
+        body = await _body(receive)
+        if body is None:
+            return
+        reply = await self._take(path, headers, body)
         if reply is HANG:
             await asyncio.sleep(self._desk.dice.faults.hang_ms / 1000)
         if reply is CUT or reply is HANG:
@@ -195,12 +198,16 @@ def _digest(payload: Any) -> str:
     return hashlib.sha256(orjson.dumps(payload, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-async def _body(receive: Receive) -> bytes:
-    message = await receive()
-    parts = [message.get("body", b"")]
-    while message.get("more_body"):
+async def _body(receive: Receive) -> bytes | None:
+    """Read the whole body; None where the client left before the end of it, and so has asked for nothing."""
+    parts: list[bytes] = []
+    more = True
+    while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
         parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
     return b"".join(parts)
 
 

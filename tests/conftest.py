@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -69,8 +70,9 @@ class Simulator:
     TOKEN, KEY = "postmark-token", "re_key"
     MAILJET, SENDGRID = ("mailjet-key", "mailjet-secret"), "sendgrid-key"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, ca: str = "") -> None:
         self.url = url
+        self._trust = ssl.create_default_context(cafile=ca) if ca else None
         # What Django's ANYMAIL setting, and the environment of a process, need to send through it.
         self.anymail = {
             "POSTMARK_API_URL": f"{url}/postmark/",
@@ -87,8 +89,11 @@ class Simulator:
 
     @classmethod
     @contextmanager
-    def started(cls, directory: Path, **env: str) -> Iterator["Simulator"]:
-        """Run one, with its data in a directory; `env` may add its SIMULATOR_* variables, such as webhooks."""
+    def started(cls, directory: Path, ca: str = "", **env: str) -> Iterator["Simulator"]:
+        """Run one, with its data in a directory; `env` may add its SIMULATOR_* variables, such as webhooks.
+
+        `ca` is the file by which the certificate is trusted that its variables name: it then speaks TLS.
+        """
         port = free_port()
         environ = {
             **os.environ,
@@ -101,7 +106,7 @@ class Simulator:
             "SIMULATOR_DATA": str(directory),
         }
         log = directory / "simulator.log"
-        simulator = cls(f"http://127.0.0.1:{port}")
+        simulator = cls(f"{'https' if ca else 'http'}://127.0.0.1:{port}", ca)
         with running("-m", "simulator", env=environ, log=log) as process:
             wait_until(lambda: process.poll() is not None or simulator.is_up())
             assert process.poll() is None, log.read_text()
@@ -121,7 +126,7 @@ class Simulator:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urlopen(request, timeout=PATIENCE) as response:
+        with urlopen(request, timeout=PATIENCE, context=self._trust) as response:
             content = response.read()
         return json.loads(content) if content else None
 

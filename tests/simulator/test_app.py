@@ -1,3 +1,5 @@
+import json
+import socket
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -6,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.simulator.conftest import Receiver, Simulator, Start, postmark_mail, resend_mail, wait_until
+from tests.simulator.conftest import TOKEN, Receiver, Simulator, Start, postmark_mail, resend_mail, wait_until
 
 
 def test_log_narrows_by_time_and_by_our_id(quiet: Simulator) -> None:
@@ -52,6 +54,17 @@ def test_requests_name_every_message_that_came(quiet: Simulator) -> None:
         (rows[3]["seq"], "m-4", "refused_401"),
         (rows[4]["seq"], "", "refused_422"),
     ]
+
+
+def test_half_a_request_is_none(quiet: Simulator) -> None:
+    body = json.dumps(postmark_mail())
+    head = f"POST /postmark/email HTTP/1.1\r\nHost: x\r\nX-Postmark-Server-Token: {TOKEN}\r\n"
+    with socket.create_connection(("127.0.0.1", quiet.port)) as connection:
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body[:20]}".encode())
+
+    quiet.send("postmark", message_id="m-2")
+
+    assert quiet.done() == [("postmark", "m-2", "accepted")]
 
 
 def test_counts_name_what_was_not_accepted_once(quiet: Simulator) -> None:
