@@ -15,7 +15,7 @@ BASELINE: Final = Subject(
         "worker-1": WORKER,
         "worker-2": WORKER,
     },
-    prepare=("-m", "django", "migrate", "--run-syncdb", "--verbosity", "0"),
+    prepare=("-m", "django", "migrate", "--verbosity", "0"),
     register="/register",
     environ={"DJANGO_SETTINGS_MODULE": "tests.chaos.baseline.settings"},
 )
