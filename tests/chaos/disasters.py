@@ -18,9 +18,19 @@ FAULTS: Final[tuple[dict[str, Any], ...]] = (
     {"rate_unreadable": 0.2, "webhook_delay_ms": 2000, "webhook_late_ms": 3000},
     {"latency_ms": 20, "rate_hang": 0.01, "hang_ms": 15_000, "webhook_shuffle": True, "webhook_late_ms": 1000},
     {
-        "latency_ms": 100, "rate_429": 0.02, "rate_429_bare": 0.02, "rate_5xx_before": 0.02, "rate_5xx_after": 0.02,
-        "rate_reset_before": 0.02, "rate_reset_after": 0.02, "rate_unreadable": 0.02, "rate_search_5xx": 0.2,
-        "webhook_duplicate": 0.2, "webhook_shuffle": True, "webhook_late_ms": 500, "search_lag_ms": 500,
+        "latency_ms": 100,
+        "rate_429": 0.02,
+        "rate_429_bare": 0.02,
+        "rate_5xx_before": 0.02,
+        "rate_5xx_after": 0.02,
+        "rate_reset_before": 0.02,
+        "rate_reset_after": 0.02,
+        "rate_unreadable": 0.02,
+        "rate_search_5xx": 0.2,
+        "webhook_duplicate": 0.2,
+        "webhook_shuffle": True,
+        "webhook_late_ms": 500,
+        "search_lag_ms": 500,
     },
 )
 
@@ -48,6 +58,6 @@ def drawn(seed: int, seconds: float, programs: list[str]) -> list[Disaster]:
             # One in each part of the storm, anywhere in it; not at its end, where nothing is left to go wrong.
             at = seconds * (number + chance.uniform(0.1, 0.9)) / times
             disasters.append(Disaster(at, what, chance.choice(workers)))
-    for number in range(len(FAULTS)):
-        disasters.append(Disaster(seconds * number / len(FAULTS), "faults", str(number)))
+    part = seconds / len(FAULTS)
+    disasters += [Disaster(part * number, "faults", str(number)) for number in range(len(FAULTS))]
     return sorted(disasters)

@@ -57,8 +57,8 @@ def gather(
 ) -> None:
     """Write the evidence, in the place of any earlier one.
 
-    `accepted`, `requested` and `hooks` are the simulator's own rows. `promised` are the addresses whose registration was
-    answered with 202.
+    `accepted`, `requested` and `hooks` are the simulator's own rows. `promised` are the addresses whose
+    registration was answered with 202.
     """
     sql.execute(TABLES)
     _copy(sql, "promised", [(address.lower(),) for address in promised])

@@ -25,6 +25,12 @@ PATIENCE = 60.0
 # The provider's clock runs faster, so that what takes it minutes (a second delivery of a webhook) takes seconds.
 TIME_SCALE = "0.01"
 
+# The web server, as compose.yaml has it; the application follows, and the port.
+GRANIAN = (
+    *("-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--log-level", "error"),
+    *("--workers", "2", "--blocking-threads", "8", "--respawn-failed-workers"),
+)
+
 HOOK_PASSWORD = "the-hook-s-own-password"
 SVIX_SECRET = "whsec_Y2hhb3MnIG93biBzZWNyZXQsIGtub3duIHRvIG5vYm9keQ=="
 
@@ -119,7 +125,11 @@ class Provider:
 
     def webhooks_due(self) -> int:
         """Count the webhooks that are still to be posted."""
-        return int(self.ask("GET", "/counts.json")["webhooks"].get("pending", 0))
+        return int(self.counts()["webhooks"].get("pending", 0))
+
+    def counts(self) -> dict[str, Any]:
+        """Return how many mails there are, and webhooks by state."""
+        return dict(self.ask("GET", "/counts.json"))
 
     def webhooks(self) -> list[dict[str, Any]]:
         """Return every webhook that was planned, with what became of it."""

@@ -60,7 +60,7 @@ class Operation:
     act: Callable[[Mode, Point], None]
     left: Left = Left.NONE
     stride: int = 1
-    faults: dict[str, Any] = field(default_factory=dict)
+    faults: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 def cause(mode: Mode, addresses: Sequence[str]) -> None:

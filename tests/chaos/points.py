@@ -2,8 +2,8 @@
 
     python -m tests.chaos.points MODE --database URL --simulator URL
 
-runs those of one mode; `tests.chaos` starts one for each. Each line on stdout is a JSON object: the progress, and in the
-end the result.
+runs those of one mode; `tests.chaos` starts one for each. Each line on stdout is a JSON object: the progress,
+and in the end the result.
 """
 
 import argparse
@@ -27,8 +27,8 @@ def main() -> int:
     parser.add_argument("mode", choices=[mode.name for mode in MODES])
     parser.add_argument("--database", required=True, help="its URL, for plain SQL")
     parser.add_argument("--simulator", required=True, help="its URL")
-    parser.add_argument("--stride", type=int, default=1, help="take every n-th point (default: each)")
-    parser.add_argument("--offset", type=int, default=0, help="and begin with this one")
+    parser.add_argument("--points", type=int, default=0, help="about so many, evenly chosen (default: each line)")
+    parser.add_argument("--seed", type=int, default=0, help="where to begin")
     parser.add_argument("--only", default="", metavar="OPERATION", help="of this operation (default: of all)")
     options = parser.parse_args()
     django.setup()
@@ -36,7 +36,7 @@ def main() -> int:
 
     mode = next(mode for mode in MODES if mode.name == options.mode)
     scene = Scene(mode, options.database, Provider(options.simulator), say)
-    say(result=scene.play(options.stride, options.offset, options.only))
+    say(result=scene.play(options.points, options.seed, options.only))
     return 0
 
 

@@ -18,6 +18,7 @@ from django.db import connection, transaction
 from mailer import kinds, outbox, providers, sender
 from mailer.kinds import KINDS
 from tests.chaos import checks, evidence
+from tests.chaos.aftermath import is_at_rest, let_minutes_pass
 from tests.chaos.ground import PATIENCE, Provider, connect, until
 from tests.chaos.modes import Mode
 from tests.chaos.operations import (
@@ -39,8 +40,6 @@ HANDFUL: Final = 12
 # Milliseconds that the provider takes to answer those, so that there is a middle.
 MIDDLE: Final = 400
 
-UNFINISHED: Final = ("pending", "leased", "sending", "retry")
-
 # Out of the sight of other points: due, leased or to be asked about a day later than in truth.
 SET_ASIDE: Final = """
 UPDATE mailer_message
@@ -57,8 +56,6 @@ IN_STATES: Final = """
 SELECT count(*) FROM mailer_message
 WHERE state = ANY(%s) AND id IN (SELECT message_id FROM mailer_deliverystatus WHERE recipient_canonical = ANY(%s))"""
 LEASED: Final = "SELECT count(*) FROM mailer_message WHERE lease_until > now() + interval '1 day'"
-RESTLESS: Final = """
-SELECT count(*) FROM mailer_message WHERE state = ANY(%s) OR (state = 'unknown' AND inquire_at IS NOT NULL)"""
 
 
 class Scene:
@@ -74,28 +71,42 @@ class Scene:
         self.promised: list[str] = []
         self.posted: list[dict[str, Any]] = []
 
-    def play(self, stride: int, offset: int, only: str = "") -> dict[str, Any]:
-        """Run the points, every `stride`-th of them, of one operation or all; return the figures and what was found."""
+    def play(self, target: int, seed: int, only: str = "") -> dict[str, Any]:
+        """Run about `target` points, or each, of one operation or all; return the figures and what was found."""
         warm_up(self.mode.provider)
-        for operation in OPERATIONS:
-            if operation.left is Left.SENT and self.mode.provider not in SIGNED:
-                continue  # no webhooks of this provider are taken yet
-            if only in {"", operation.name}:
-                self.killed[operation.name] = self._run(operation, stride * operation.stride, offset)
+        chosen = [operation for operation in OPERATIONS if only in {"", operation.name} and self._can(operation)]
+        numbers = {operation: range(1, self._lines(operation) + 1, operation.stride) for operation in chosen}
+        stride = max(1, sum(map(len, numbers.values())) // target) if target else 1
+        numbers = {operation: points[seed % stride :: stride] for operation, points in numbers.items()}
+        self.say(lines=sum(map(len, numbers.values())))
+        for operation, points in numbers.items():
+            self.killed[operation.name] = self._run(operation, points)
         recovery_s = self.recover()
         return self._result(recovery_s)
 
-    def _run(self, operation: Operation, stride: int, offset: int) -> int:
-        """Run an operation once unharmed, to count its lines, and then once for each; return how often it was killed."""
-        lines = self._at(operation, self._prepare(operation, [0])[0], 0).lines
-        numbers = range(1 + offset % stride, lines + 1, stride)
+    def _can(self, operation: Operation) -> bool:
+        """Tell whether the mode has such an operation: not of every provider are webhooks taken."""
+        return operation.left is not Left.SENT or self.mode.provider in SIGNED
+
+    def _lines(self, operation: Operation) -> int:
+        """Run an operation unharmed, to count its lines."""
+        [address] = self._prepare(operation, [0])
+        lines = self._at(operation, address, 0).lines
+        self._end()
+        return lines
+
+    def _run(self, operation: Operation, numbers: Sequence[int]) -> int:
+        """Run an operation once for each of these lines, to be killed there; return how often it was."""
         killed = 0
-        for number, point in zip(numbers, self._prepare(operation, numbers), strict=True):
-            killed += self._at(operation, point, number).killed
-            self.say(operation=operation.name, done=1)
+        for number, address in zip(numbers, self._prepare(operation, numbers), strict=True):
+            killed += self._at(operation, address, number).killed
+            self.say(done=1)
+        self._end()
+        return killed
+
+    def _end(self) -> None:
         self.set_aside()
         self.provider.faults()
-        return killed
 
     def _at(self, operation: Operation, address: str, kill_at: int) -> Ended:
         """Kill an operation at one of its lines, or let it live."""
@@ -162,16 +173,16 @@ class Scene:
         begin = time.monotonic()
         forked(lambda _: _post_all(self.posted))
         relay = spawn(lambda: call_command("relay", interval=0.5))
-        until(self._is_at_rest, 2 * PATIENCE, "all messages to be at rest")
+        until(self._has_come_to_rest, 2 * PATIENCE, "all messages to be at rest")
         seconds = time.monotonic() - begin
         os.kill(relay, signal.SIGTERM)
         if code := ended(relay):
             raise RuntimeError(f"the relay ended with {code}")
         return seconds
 
-    def _is_at_rest(self) -> bool:
-        row = self.sql.execute(RESTLESS, [list(UNFINISHED)]).fetchone()
-        return row == (0,)
+    def _has_come_to_rest(self) -> bool:
+        let_minutes_pass(self.sql)
+        return is_at_rest(self.sql)
 
     def _result(self, recovery_s: float) -> dict[str, Any]:
         evidence.gather(

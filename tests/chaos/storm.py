@@ -10,7 +10,7 @@ import psutil
 import redis
 
 from tests.chaos.disasters import FAULTS, Disaster, drawn
-from tests.chaos.ground import PATIENCE, Ground, Program, Provider, until
+from tests.chaos.ground import GRANIAN, PATIENCE, Ground, Program, Provider, until
 from tests.chaos.visitors import Visitors
 
 # Seconds that a worker holds a message, and that one is frozen for: longer.
@@ -23,8 +23,6 @@ LATE: Final = 2.5
 # Seconds of quiet in which all has to come to rest.
 QUIET: Final = 60.0
 
-GRANIAN: Final = ("-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--log-level", "error")
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -33,18 +31,13 @@ class Subject:
     programs: dict[str, tuple[str, ...]]
     prepare: tuple[str, ...]
     register: str
+    environ: dict[str, str] = field(default_factory=dict)
 
 
 SERVICE: Final = Subject(
     programs={
         # As in compose.yaml.
-        "web": (
-            *GRANIAN,
-            "--workers=2",
-            "--blocking-threads=8",
-            "--respawn-failed-workers",
-            "project.wsgi:application",
-        ),
+        "web": (*GRANIAN, "project.wsgi:application"),
         "worker-1": ("-m", "celery", "--quiet", "-A", "project", "worker", "--concurrency", "2"),
         "worker-2": ("-m", "celery", "--quiet", "-A", "project", "worker", "--concurrency", "2"),
         "beat": ("-m", "celery", "--quiet", "-A", "project", "beat"),
@@ -96,14 +89,14 @@ class Storm:
         return visitors
 
     def _start(self) -> None:
-        self.ground.program("prepare", *self.subject.prepare).run()
+        self.ground.program("prepare", *self.subject.prepare, **self.subject.environ).run()
         for name, command in self.subject.programs.items():
             more = ("--port", str(self.ground.port)) if name == "web" else ()
             pool = {"DATABASE_POOL_SIZE": "8"} if name == "web" else {}
             directory = self.ground.directory
             more += ("--schedule", str(directory / "beat-schedule")) if name == "beat" else ()
             more += ("--hostname", f"{name}@%h") if name.startswith("worker") else ()
-            self.programs[name] = self.ground.program(name, *command, *more, **pool)
+            self.programs[name] = self.ground.program(name, *command, *more, **pool, **self.subject.environ)
             self.programs[name].start()
         health = Provider(self.ground.url)
         until(health.is_up, PATIENCE, "the web server to answer")

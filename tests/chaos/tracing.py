@@ -114,7 +114,7 @@ def _be_the_child(act: Callable[[], None]) -> None:
     try:
         act()
         code = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # whatever it is, the parent hears of it by the exit code
         traceback.print_exc()
     finally:
         sys.stderr.flush()
