@@ -178,7 +178,8 @@ def claim(owner: str, limit: int) -> list[Claimed]:
     """
     messages = list(Message.objects.raw(_CLAIM, [limit, owner, settings.MAIL_LEASE_SECONDS]))
     recipients: dict[UUID, list[Recipient]] = {message.pk: [] for message in messages}
-    rows = DeliveryStatus.objects.filter(message_id__in=recipients).order_by("id")
+    # One whose address was erased meanwhile gets nothing.
+    rows = DeliveryStatus.objects.filter(message_id__in=recipients).exclude(recipient="").order_by("id")
     for message_id, delivery_id, address in rows.values_list("message_id", "id", "recipient"):
         recipients[message_id].append(Recipient(delivery_id, address))
     messages.sort(key=lambda message: (message.priority, message.run_at, message.pk))

@@ -6,10 +6,12 @@ from typing import Any, Final
 from celery import shared_task
 from celery.signals import worker_ready
 
-from mailer import doorbell, outbox, sender
+from mailer import doorbell, outbox, retention, sender
 
 # Seconds that one task sends for, so that a worker that is told to stop soon does.
 SHIFT: Final = 10.0
+# Seconds that one cleanup takes at most, below the time after which Celery kills a task.
+CLEANUP: Final = 300.0
 
 
 @shared_task(name=doorbell.DELIVER)
@@ -29,6 +31,13 @@ def sweep() -> dict[str, int]:
     if outbox.oldest_due() is not None:
         doorbell.ring()
     return moved
+
+
+@shared_task
+def cleanup() -> dict[str, int]:
+    """Forget what is kept no longer, for a while at most; what is left waits for the next time."""
+    end = time.monotonic() + CLEANUP
+    return retention.cleanup(retention.rules(), keep_on=lambda: time.monotonic() < end)
 
 
 @worker_ready.connect

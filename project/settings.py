@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import django_stubs_ext
+from celery.schedules import crontab
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
@@ -150,6 +151,12 @@ MAIL_CONCURRENCY = int(env.at_least(1, "MAIL_CONCURRENCY", default=8))
 # How long a worker holds a message, in seconds; a request takes at most 13 (connect 3, read 10).
 MAIL_LEASE_SECONDS = env.at_least(1, "MAIL_LEASE_SECONDS", default=60)
 
+# Days after the end of a message: what it said goes; then all about it, its deliveries and their events.
+MAIL_BODY_DAYS = env.at_least(0, "MAIL_BODY_DAYS", default=30)
+MAIL_HISTORY_DAYS = env.at_least(1, "MAIL_HISTORY_DAYS", default=400)
+if MAIL_HISTORY_DAYS < MAIL_BODY_DAYS:
+    raise ImproperlyConfigured("MAIL_HISTORY_DAYS must be at least MAIL_BODY_DAYS: a body goes with its message")
+
 # Anymail's own setting names, from the environment: ANYMAIL_POSTMARK_SERVER_TOKEN=... and so on.
 ANYMAIL: dict[str, Any] = {
     name.removeprefix("ANYMAIL_"): env.str(name)
@@ -220,7 +227,13 @@ CELERY_BEAT_SCHEDULE = {
         "task": "mailer.tasks.sweep",
         "schedule": SWEEP_SECONDS,
         "options": {"expires": SWEEP_SECONDS},
-    }
+    },
+    # At a time of day: an interval would begin anew with every start of beat.
+    "cleanup": {
+        "task": "mailer.tasks.cleanup",
+        "schedule": crontab(hour=3, minute=17),
+        "options": {"expires": 3600},
+    },
 }
 
 # --- The REST face ------------------------------------------------------------------------------------
