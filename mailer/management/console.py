@@ -3,12 +3,13 @@
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from django.core.management.base import CommandError
 from django.db import InterfaceError, OperationalError, connection
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 # Seconds between two looks at what is left.
 LOOK = 0.5
@@ -24,9 +25,16 @@ def confirm(question: str, *, yes: bool) -> None:
         raise CommandError("Nothing was done.")
 
 
-def progress(total: int, unit: str) -> "tqdm[Any]":
-    """Return a progress bar on stderr, which shows nothing where that is no terminal."""
-    return tqdm(total=total, unit=f" {unit}", file=sys.stderr, disable=not sys.stderr.isatty())
+@contextmanager
+def progress(total: int, unit: str) -> Iterator["tqdm[Any]"]:
+    """Show a progress bar on stderr, below the log, or nothing where stderr is no terminal."""
+    with (
+        tqdm(total=total, unit=f" {unit}", file=sys.stderr, disable=not sys.stderr.isatty()) as bar,
+        ExitStack() as log,
+    ):
+        if not bar.disable:
+            log.enter_context(logging_redirect_tqdm())
+        yield bar
 
 
 @contextmanager

@@ -23,13 +23,13 @@ class Command(BaseCommand):
         parser.add_argument("--dry-run", action="store_true", help="count what would go, and change nothing")
         parser.add_argument(
             "--body-days",
-            type=_days,
+            type=days,
             metavar="N",
             help="erase what mails said N days after their end (default: MAIL_BODY_DAYS)",
         )
         parser.add_argument(
             "--history-days",
-            type=_days,
+            type=days,
             metavar="N",
             help="delete mails N days after their end (default: MAIL_HISTORY_DAYS)",
         )
@@ -61,8 +61,9 @@ class Command(BaseCommand):
             self.stdout.write(f"{name}: {count}")
 
 
-def _days(text: str) -> float:
-    days = float(text)
-    if not 0 <= days < float("inf"):
+def days(text: str) -> float:
+    """Read a number of days. Raises `ValueError` for what is none; argparse then names this function."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
         raise ValueError
-    return days
+    return number

@@ -39,7 +39,7 @@ class Command(BaseCommand):
         parser.add_argument("--kind", metavar="KIND", help="with --state: only of this kind")
         parser.add_argument(
             "--since",
-            type=_time,
+            type=moment,
             metavar="TIME",
             help="with --state: only those written since, such as 2026-11-21 or 2026-11-21T14:00 (UTC)",
         )
@@ -97,9 +97,7 @@ def _by_state(states: list[str], kind: str | None, since: datetime | None) -> Qu
     return found.filter(created_at__gte=since) if since else found
 
 
-def _time(text: str) -> datetime:
+def moment(text: str) -> datetime:
+    """Read a time in ISO 8601, in UTC unless it says otherwise. Raises `ValueError`; argparse names this function."""
     time = datetime.fromisoformat(text)
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-_time.__name__ = "time"  # argparse names it where a value is none
