@@ -88,6 +88,16 @@ class Message(models.Model):
                 name="message_finished",
             ),
             models.Index(
+                fields=["finished_at"],
+                condition=Q(finished_at__isnull=False) & (Q(content__isnull=False) | ~Q(context={})),
+                name="message_with_body",
+            ),
+            models.Index(
+                fields=["state", "id"],
+                condition=Q(state__in=["dead", "unknown", "expired", "cancelled", "suppressed"]),
+                name="message_stopped",
+            ),
+            models.Index(
                 fields=["lease_until"],
                 condition=Q(state__in=["leased", "sending"]),
                 name="message_leased",

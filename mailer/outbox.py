@@ -341,7 +341,7 @@ RETURNING m.*,
               SELECT min(a.started_at) FROM {_ATTEMPT} a WHERE a.message_id = m.id)) END AS age,
           extract(epoch FROM now() - m.first_ambiguous_at) AS doubted_for,
           (SELECT json_agg(json_build_array(d.id, d.recipient, d.recipient_canonical) ORDER BY d.id)::text
-           FROM {_DELIVERY} d WHERE d.message_id = m.id AND d.status <> 'suppressed') AS recipients"""
+           FROM {_DELIVERY} d WHERE d.message_id = m.id AND d.recipient <> '' AND d.status <> 'suppressed') AS recipients"""
 
 _INTEND: Final = f"""
 WITH intent AS MATERIALIZED (

@@ -11,6 +11,7 @@ from django.db.models.functions import Now
 from django.db.models.signals import post_save
 
 from mailer import outbox
+from mailer.models import Message
 from users import challenges
 from users.models import EmailChallenge, User
 from users.signals import challenge_requested, registration_repeated
@@ -28,10 +29,20 @@ def on_user_saved(*, instance: User, created: bool, raw: bool, update_fields: Co
     if raw:
         return  # fixtures tell of users who had their mails long ago
     if instance.newly_verified and (update_fields is None or "email_verified_at" in update_fields):
-        _to(instance, "welcome", f"welcome:user:{instance.pk}")
+        welcome(instance)
     elif created:
-        challenge = challenges.issue(instance, EmailChallenge.Purpose.VERIFY_EMAIL)
-        _verification(challenge, f"verification:user:{instance.pk}")
+        ask_to_verify(instance)
+
+
+def welcome(user: User) -> Message | None:
+    """Enqueue the one welcome mail of a user, or return None where it is there."""
+    return _to(user, "welcome", f"welcome:user:{user.pk}")
+
+
+def ask_to_verify(user: User) -> Message | None:
+    """Enqueue the first verification mail of a user, or return None where it is there."""
+    challenge = challenges.issue(user, EmailChallenge.Purpose.VERIFY_EMAIL)
+    return _verification(challenge, f"verification:user:{user.pk}")
 
 
 def on_challenge_requested(*, challenge: EmailChallenge, **_: Any) -> None:
@@ -47,8 +58,8 @@ def on_registration_repeated(*, user: User, **_: Any) -> None:
     _to(user, "account_exists", f"account_exists:user:{user.pk}:{today:%Y-%m-%d}")
 
 
-def _verification(challenge: EmailChallenge, dedupe_key: str) -> None:
-    _to(
+def _verification(challenge: EmailChallenge, dedupe_key: str) -> Message | None:
+    return _to(
         challenge.user,
         "verification",
         dedupe_key,
@@ -57,5 +68,5 @@ def _verification(challenge: EmailChallenge, dedupe_key: str) -> None:
     )
 
 
-def _to(user: User, kind: str, dedupe_key: str, **fields: Any) -> None:
-    outbox.enqueue(kind, user.email, dedupe_key=dedupe_key, user=user, locale=user.locale, **fields)
+def _to(user: User, kind: str, dedupe_key: str, **fields: Any) -> Message | None:
+    return outbox.enqueue(kind, user.email, dedupe_key=dedupe_key, user=user, locale=user.locale, **fields)

@@ -6,10 +6,12 @@ from typing import Any, Final
 from celery import shared_task
 from celery.signals import worker_ready
 
-from mailer import doorbell, doubts, outbox, routing, sender, sweeping
+from mailer import doorbell, doubts, outbox, retention, routing, sender, sweeping
 
 # Seconds that one task sends for, so that a worker that is told to stop soon does.
 SHIFT: Final = 10.0
+# Seconds that one cleanup takes at most, below the time after which Celery kills a task.
+CLEANUP: Final = 300.0
 
 
 @shared_task(name=doorbell.DELIVER)
@@ -34,6 +36,13 @@ def sweep() -> dict[str, int]:
 def _ring_if_due() -> None:
     if outbox.oldest_due() is not None and routing.is_open():
         doorbell.ring()
+
+
+@shared_task
+def cleanup() -> dict[str, int]:
+    """Forget what is kept no longer, for a while at most; what is left waits for the next time."""
+    end = time.monotonic() + CLEANUP
+    return retention.cleanup(retention.rules(), keep_on=lambda: time.monotonic() < end)
 
 
 @worker_ready.connect

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import django_stubs_ext
+from celery.schedules import crontab
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
@@ -165,6 +166,11 @@ MAIL_LEASE_SECONDS = env.at_least(1, "MAIL_LEASE_SECONDS", default=60)
 MAIL_GRACE_SECONDS = env.at_least(0, "MAIL_GRACE_SECONDS", default=60)
 # After how many seconds a search that finds nothing proves it, where not after the time its provider is known for.
 MAIL_SEARCH_SECONDS = env.at_least(0, "MAIL_SEARCH_SECONDS", default=0) or None
+# Days after the end of a message: what it said goes; then all about it, its deliveries and their events.
+MAIL_BODY_DAYS = env.at_least(0, "MAIL_BODY_DAYS", default=30)
+MAIL_HISTORY_DAYS = env.at_least(1, "MAIL_HISTORY_DAYS", default=400)
+if MAIL_HISTORY_DAYS < MAIL_BODY_DAYS:
+    raise ImproperlyConfigured("MAIL_HISTORY_DAYS must be at least MAIL_BODY_DAYS: a body goes with its message")
 
 ANYMAIL = mail.read_anymail(env, MAIL_PROVIDERS)
 # Of the provider `smtp`. The server's certificate is always verified.
@@ -205,7 +211,13 @@ CELERY_BEAT_SCHEDULE = {
         "task": "mailer.tasks.sweep",
         "schedule": SWEEP_SECONDS,
         "options": {"expires": SWEEP_SECONDS},
-    }
+    },
+    # At a time of day: an interval would begin anew with every start of beat.
+    "cleanup": {
+        "task": "mailer.tasks.cleanup",
+        "schedule": crontab(hour=3, minute=17),
+        "options": {"expires": 3600},
+    },
 }
 
 # --- The REST face ------------------------------------------------------------------------------------

@@ -4,11 +4,13 @@ from datetime import timedelta
 
 import pytest
 from celery import current_app
+from celery.schedules import maybe_schedule
 from celery.signals import worker_ready
 from django.conf import settings
 from django.db.models.functions import Now
 
 from mailer import doorbell, tasks
+from mailer.models import Message
 from tests.mailer.conftest import change, claim_one, enqueue, read
 
 
@@ -71,6 +73,25 @@ def test_sweep_with_nothing_due_rings_for_nobody(db, rung):
     assert rung == []
 
 
+def test_cleanup_forgets_what_is_kept_no_longer(db, settings):
+    message = enqueue()
+    change(message, state="sent", finished_at=Now() - timedelta(days=settings.MAIL_HISTORY_DAYS + 1))
+
+    assert tasks.cleanup.apply(throw=True).get()["messages"] == 1
+
+    assert not Message.objects.exists()
+
+
+def test_cleanup_stops_when_its_time_is_over(db, settings, monkeypatch):
+    monkeypatch.setattr(tasks, "CLEANUP", 0.0)
+    message = enqueue()
+    change(message, state="sent", finished_at=Now() - timedelta(days=settings.MAIL_HISTORY_DAYS + 1))
+
+    assert set(tasks.cleanup.apply(throw=True).get().values()) == {0}
+
+    assert Message.objects.exists()
+
+
 def test_the_doorbell_rings_for_a_task_there_is():
     assert doorbell.DELIVER in current_app.tasks
     assert current_app.tasks[doorbell.DELIVER].name == tasks.deliver.name
@@ -79,11 +100,12 @@ def test_the_doorbell_rings_for_a_task_there_is():
 @pytest.mark.parametrize("entry", settings.CELERY_BEAT_SCHEDULE.values(), ids=settings.CELERY_BEAT_SCHEDULE.keys())
 def test_beat_schedules_a_task_there_is(entry):
     assert entry["task"] in current_app.tasks
-    assert entry["schedule"] > 0
+    assert maybe_schedule(entry["schedule"]).remaining_estimate(current_app.now()) <= timedelta(days=1)
 
 
-def test_beat_sweeps():
-    assert "mailer.tasks.sweep" in {entry["task"] for entry in settings.CELERY_BEAT_SCHEDULE.values()}
+@pytest.mark.parametrize("task", ["mailer.tasks.sweep", "mailer.tasks.cleanup"])
+def test_beat_sweeps_and_cleans_up(task):
+    assert task in {entry["task"] for entry in settings.CELERY_BEAT_SCHEDULE.values()}
 
 
 def test_a_worker_that_starts_asks_for_a_sweep(monkeypatch):

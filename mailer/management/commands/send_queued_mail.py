@@ -1,0 +1,37 @@
+"""Send what is due, once."""
+
+import time
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from mailer import operators, outbox, sender
+from mailer.management.console import following
+
+
+class Command(BaseCommand):
+    """Sweep, drain and end: for cron, or to empty the outbox by hand. Runs beside workers and relay."""
+
+    help = (
+        "Send all mail that is due, then exit: for cron, or by hand where no worker and no relay runs. "
+        "Any number may run at once."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Take a time limit."""
+        parser.add_argument(
+            "--seconds",
+            type=float,
+            default=float("inf"),
+            metavar="N",
+            help="take no more messages after N seconds (default: until none is due)",
+        )
+
+    def handle(self, *, seconds: float, **_: Any) -> None:
+        """Send, and say how many messages were taken and how many are due still."""
+        end = time.monotonic() + seconds
+        outbox.sweep()
+        with following(operators.due().count, "messages"):
+            taken = sender.drain(keep_on=lambda: time.monotonic() < end)
+        self.stdout.write(f"{taken} messages taken, {operators.due().count()} due.")

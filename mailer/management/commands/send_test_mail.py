@@ -1,0 +1,82 @@
+"""Send a test mail the way all mail goes."""
+
+import time
+from argparse import ArgumentParser
+from typing import Any
+from uuid import uuid4
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+
+from mailer import operators, outbox
+from mailer.models import DeliveryStatus, Message
+from mailer.status import ACCEPTED_RANK
+from users.addresses import canonical
+
+# Seconds between two looks at the delivery.
+LOOK = 0.2
+# Seconds that --wait waits where it is not told.
+PATIENCE = 30.0
+
+
+class Command(BaseCommand):
+    """Enqueue a test mail, and watch what becomes of it."""
+
+    help = (
+        "Send a test mail through the outbox, as all mail goes: a worker, the relay or send_queued_mail sends it. "
+        "With --wait, show its status until a provider has it; fails where none has in time."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Take the address, and by which way in which language."""
+        parser.add_argument("address", help="who gets it")
+        parser.add_argument("--provider", choices=settings.MAIL_PROVIDERS, help="through this one only")
+        parser.add_argument(
+            "--locale", default=settings.LANGUAGE_CODE, metavar="LANGUAGE", help="in this language, such as de-AT"
+        )
+        parser.add_argument(
+            "--wait",
+            type=float,
+            nargs="?",
+            const=PATIENCE,
+            metavar="SECONDS",
+            help=f"show what becomes of it, for so long at most ({PATIENCE:g})",
+        )
+
+    def handle(self, *, address: str, provider: str | None, locale: str, wait: float | None, **_: Any) -> None:
+        """Enqueue it, and wait where that is asked for."""
+        try:
+            canonical(address)
+        except ValidationError as error:
+            raise CommandError(" ".join(error.messages)) from error
+        with transaction.atomic():
+            message = outbox.enqueue("test", address, dedupe_key=f"test:{uuid4()}", locale=locale)
+            if message and provider:
+                operators.pin(message.pk, provider)
+        delivery = DeliveryStatus.objects.get(message=message)
+        self.stdout.write(f"message {delivery.message_id}, delivery {delivery.pk}")
+        if wait is not None:
+            self._watch(delivery, wait)
+
+    def _watch(self, delivery: DeliveryStatus, seconds: float) -> None:
+        """Show each status. Raises `CommandError` where it ends badly, or not in time."""
+        end, shown = time.monotonic() + seconds, ""
+        while time.monotonic() < end:
+            delivery.refresh_from_db()
+            if delivery.status != shown:
+                shown = delivery.status
+                self.stdout.write(" ".join(filter(None, (shown, delivery.provider, delivery.esp_message_id))))
+            if delivery.status_rank >= ACCEPTED_RANK or delivery.message.state in operators.STOPPED:
+                break
+            time.sleep(LOOK)
+            delivery.message.refresh_from_db(fields=["state", "error_class"])
+        if delivery.sent_at is None:
+            raise CommandError(self._reason(delivery.message, seconds))
+
+    @staticmethod
+    def _reason(message: Message, seconds: float) -> str:
+        if message.state == Message.State.PENDING:
+            return f"Nobody took it in {seconds:g} s: does a worker or the relay run? send_queued_mail sends it now."
+        return f"Not sent: {message.get_state_display()} {message.error_class}".rstrip()

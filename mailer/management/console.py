@@ -1,0 +1,74 @@
+"""What the commands share: how they ask, and how they show that they get on."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.db import InterfaceError, OperationalError, connection
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+# Seconds between two looks at what is left.
+LOOK = 0.5
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask, unless `yes` was said already. Raises `CommandError` for any answer but y, and where nobody can answer."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandError(f"{question} Say --yes where nobody can answer.")
+    if input(f"{question} [y/N] ").strip().casefold() not in {"y", "yes"}:
+        raise CommandError("Nothing was done.")
+
+
+@contextmanager
+def progress(total: int, unit: str) -> Iterator["tqdm[Any]"]:
+    """Show a progress bar on stderr, below the log, or nothing where stderr is no terminal."""
+    with (
+        tqdm(total=total, unit=f" {unit}", file=sys.stderr, disable=not sys.stderr.isatty()) as bar,
+        ExitStack() as log,
+    ):
+        if not bar.disable:
+            log.enter_context(logging_redirect_tqdm())
+        yield bar
+
+
+@contextmanager
+def following(left: Callable[[], int], unit: str) -> Iterator[None]:
+    """Show a bar while a block works off what `left` counts; a thread with a database connection of its own looks."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    ended = threading.Event()
+    total = left()
+    with progress(total, unit) as bar:
+
+        def look() -> None:
+            # What is lost for the bar is lost for the block as well, which says so.
+            with suppress(OperationalError, InterfaceError):
+                while not ended.wait(LOOK):
+                    _show(bar, total - left())
+            connection.close()
+
+        watcher = threading.Thread(target=look, name="progress")
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+        _show(bar, total - left())
+
+
+def _show(bar: "tqdm[Any]", done: int) -> None:
+    bar.n = max(0, done)
+    bar.refresh()
+
+
+def listed(counts: Mapping[str, int]) -> str:
+    """Return counts as a reader likes them: `3 dead, 1 unknown`; zeros are left out."""
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
