@@ -2,17 +2,22 @@
 
 A ring is a hint and may be lost. It must never cost the caller anything, also not while the broker hangs: the
 caller only sets a flag, and one thread of the process publishes. Rings that come while one is on its way, or closely
-after it, become one.
+after it, become one; and where enough hints wait already, another would tell nobody anything.
 """
 
 import contextvars
+import functools
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
 
 import structlog
-from celery import current_app
-from kombu.exceptions import OperationalError
+from celery import Task, current_app
+from celery.result import AsyncResult
+from django.conf import settings
+from kombu import Connection
 
 log = structlog.get_logger(__name__)
 
@@ -20,31 +25,36 @@ DELIVER = "mailer.tasks.deliver"
 
 # Seconds between two rings of one process: a worker that is awake claims all there is.
 QUIET = 0.02
-# Seconds until the next try where the broker could not be reached, and for one publication.
+# Seconds for which a connection is kept after a ring. A burst costs one, and none gets so old that it wants heartbeats.
+IDLE = 10.0
+# Seconds until the next try where the broker could not be reached, and for each answer of it.
 DOWN = 5.0
 TIMEOUT = 1.0
-# Seconds after which a hint is not worth a worker's time: the sweep has long seen to what it was about.
-STALE = 60
 
-# The same patience in Redis' words and in AMQP's: each transport reads its own.
-IMPATIENT = {
+# Hints that may wait. Whoever takes one claims all that is due by then, so that the next ones find less and less.
+CROWD = 100
+
+# The same patience in the words of Redis, AMQP and SQS: each transport reads its own.
+IMPATIENT: Final[dict[str, Any]] = {
     "socket_timeout": TIMEOUT,
     "socket_connect_timeout": TIMEOUT,
     "max_retries": 0,
     "read_timeout": TIMEOUT,
     "write_timeout": TIMEOUT,
     "confirm_publish": True,
+    "client-config": {"connect_timeout": TIMEOUT, "read_timeout": TIMEOUT, "retries": {"total_max_attempts": 1}},
 }
 
 
 class Ringer:
-    """Publishes one task, from a thread that starts at the first ring.
+    """Publishes one task, from a thread that starts at the first ring; hangs up where there was no ring for a while.
 
     Safe to call from any thread, and in a forked child. A thread that an error ended is started again by the next ring.
     """
 
-    def __init__(self, publish: Callable[[], None]) -> None:
+    def __init__(self, publish: Callable[[], None], hang_up: Callable[[], None] = lambda: None) -> None:
         self._publish = publish
+        self._hang_up = hang_up
         self._context = contextvars.copy_context()
         self._begin()
         os.register_at_fork(after_in_child=self._begin)  # a child has no thread, and locks as they just were
@@ -67,7 +77,9 @@ class Ringer:
     def _run(self) -> None:
         pause = threading.Event()
         while True:
-            self._wanted.wait()
+            if not self._wanted.wait(IDLE):
+                self._hang_up()
+                self._wanted.wait()
             context = self._context
             self._wanted.clear()
             pause.wait(QUIET if context.run(self._attempt) else DOWN)
@@ -75,18 +87,82 @@ class Ringer:
     def _attempt(self) -> bool:
         try:
             self._publish()
-        except (OperationalError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # each transport raises its own kinds, and all mean the same
             log.warning("hint_lost", error_class=type(error).__name__)
             return False
         return True
 
 
-def _publish_deliver() -> None:
-    with current_app.connection_for_write(connect_timeout=TIMEOUT, transport_options=IMPATIENT) as connection:
-        current_app.send_task(DELIVER, connection=connection, retry=False, expires=STALE)
+class Line:
+    """The connection that one process publishes its hints over, kept until it fails or is hung up."""
+
+    def __init__(self) -> None:
+        self._connection: Connection | None = None
+
+    def publish(self) -> None:
+        """Publish a hint, and wait for the broker's word that it has it. Raises what the transport raises."""
+        if self._connection is not None:
+            with suppress(Exception):  # closed since, as a restart of the broker does: so once more, on a new one
+                self._publish(self._connection)
+                return
+        self._connection = current_app.connection_for_write(connect_timeout=TIMEOUT, transport_options=IMPATIENT)
+        self._publish(self._connection)
+
+    def _publish(self, connection: Connection) -> None:
+        try:
+            if not is_crowded(connection):
+                # Mandatory, so that RabbitMQ complains of a hint that fits into no queue.
+                current_app.send_task(
+                    DELIVER,
+                    connection=connection,
+                    queue=settings.HINTS_QUEUE,
+                    retry=False,
+                    mandatory=True,
+                    timeout=TIMEOUT,
+                    confirm_timeout=TIMEOUT,
+                )
+        except BaseException:
+            self._connection = None
+            connection.collect()  # which, unlike closing it in order, waits for no answer
+            raise
+
+    def hang_up(self) -> None:
+        """Close the connection, if there is one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):  # it is gone, one way or the other
+                connection.release()
 
 
-_ringer = Ringer(_publish_deliver)
+def is_crowded(connection: Connection) -> bool:
+    """Tell whether so many hints wait that one more is of no use; declares their queue where it is missing.
+
+    So the queue has an end while no worker runs, at every broker, and with any number of processes that ring.
+    """
+    queue = current_app.amqp.queues[settings.HINTS_QUEUE]
+    return int(queue(connection.default_channel).queue_declare().message_count) >= CROWD
+
+
+class Hint(Task):
+    """A task that is only a hint: published at most as long as not too many wait. Returns None where it was not."""
+
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, producer: Any = None, **options: Any
+    ) -> AsyncResult | None:
+        """Publish it, unless the queue is crowded."""
+        with self.app.producer_or_acquire(producer) as ours:
+            if is_crowded(ours.connection):
+                return None
+            return super().apply_async(args, kwargs, producer=ours, **options)
+
+
+@functools.cache
+def _line(_pid: int) -> Line:
+    """Return this process's line. A forked child leaves its parent's alone: to close it would close it for both."""
+    return Line()
+
+
+_ringer = Ringer(lambda: _line(os.getpid()).publish(), lambda: _line(os.getpid()).hang_up())
 
 
 def ring() -> None:

@@ -321,6 +321,7 @@ class ProviderState(models.Model):
         THROTTLED = "throttled", _("it asked us to wait")
         FAILING = "failing", _("its requests fail")
         REFUSED = "refused", _("it does not know us")
+        PROBING = "probing", _("its next request tells whether it works again")
 
     name = models.CharField(max_length=32, primary_key=True)
     tokens = models.FloatField(null=True, help_text=_("Messages that may go now; empty where there is no limit."))

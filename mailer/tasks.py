@@ -23,7 +23,7 @@ def deliver() -> int:
     return taken
 
 
-@shared_task
+@shared_task(base=doorbell.Hint)
 def sweep() -> dict[str, int]:
     """Find what was left behind, look into doubts, and ring if something is due."""
     moved = sweeping.sweep()

@@ -5,6 +5,7 @@ from typing import Any
 
 from celery import Celery, bootsteps
 from celery.signals import setup_logging
+from celery.worker import consumer
 from django.conf import settings
 from django_structlog.celery.steps import DjangoStructLogInitStep
 
@@ -16,6 +17,19 @@ app.autodiscover_tasks()
 
 _worker_steps: set[type[bootsteps.Step]] = app.steps["worker"]
 _worker_steps.add(DjangoStructLogInitStep)
+
+
+class Consumer(consumer.Consumer):  # type: ignore[misc]  # has no types
+    """A worker's consumer without Celery's delayed delivery.
+
+    That would declare 28 quorum queues on every RabbitMQ, for tasks with an ETA, and works with topic exchanges only
+    (https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/rabbitmq.html). Here `run_at` is a column.
+    """
+
+    class Blueprint(consumer.Consumer.Blueprint):  # type: ignore[misc]  # has no types
+        """The steps by which a consumer starts."""
+
+        default_steps = [step for step in consumer.Consumer.Blueprint.default_steps if "DelayedDelivery" not in step]
 
 
 @setup_logging.connect

@@ -16,7 +16,7 @@ from celery.schedules import crontab
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
 
-from project import mail
+from project import brokers, mail
 from project.environment import Environment, is_origin
 from project.logging import configure
 
@@ -196,11 +196,22 @@ FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler
 # --- Hints --------------------------------------------------------------------------------------------
 
 CELERY_BROKER_URL = env.str("CELERY_BROKER_URL")
+_broker = brokers.of(CELERY_BROKER_URL)
+# What only the operator knows, such as `predefined_queues` or `master_name`: kombu's transport options, as JSON.
+CELERY_BROKER_TRANSPORT_OPTIONS = {**_broker.options, **env.json("CELERY_BROKER_TRANSPORT_OPTIONS", default={})}
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # a worker waits for its broker for ever
+# Hints have a queue of their own: when enough of them wait, no more are added, whatever else a fork may queue.
+CELERY_TASK_DEFAULT_QUEUE = env.str("CELERY_QUEUE", default="celery")
+HINTS_QUEUE = f"{CELERY_TASK_DEFAULT_QUEUE}-hints"
+CELERY_TASK_QUEUES = {
+    name: {"queue_arguments": dict(_broker.queue_arguments)} for name in (CELERY_TASK_DEFAULT_QUEUE, HINTS_QUEUE)
+}
+CELERY_TASK_ROUTES = {task: {"queue": HINTS_QUEUE} for task in ("mailer.tasks.deliver", "mailer.tasks.sweep")}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_STORE_EAGER_RESULT = False
 CELERY_TASK_PUBLISH_RETRY = False
+CELERY_WORKER_CONSUMER = "project.celery:Consumer"
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 15
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False

@@ -12,16 +12,17 @@ from base64 import b64decode
 import pytest
 import redis
 import structlog
+from django.conf import settings
 from kombu.exceptions import OperationalError
 
 from mailer import doorbell
-from mailer.doorbell import Ringer
+from mailer.doorbell import Line, Ringer
 from project.embedded import Valkey
 from tests.conftest import PATIENCE, free_port, wait_until
 
 # Seconds that a ring may take, and those that many of them may: far more than any needs, far less than a broker's.
 SOON = 0.05
-QUEUE = "celery"
+QUEUE = settings.HINTS_QUEUE
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,7 @@ def server(tmp_path_factory):
 def broker(server, monkeypatch):
     """A Valkey of this test's own, empty, as the broker of this process."""
     monkeypatch.setenv("CELERY_BROKER_URL", server.url)
+    doorbell._line.cache_clear()  # this process may have a line to another one
     with redis.Redis.from_url(server.redis_url) as client:
         client.flushall()
         client.config_set("maxmemory", 0)
@@ -62,7 +64,8 @@ def frozen():
 
 
 def ringer() -> Ringer:
-    return Ringer(doorbell._publish_deliver)
+    line = Line()
+    return Ringer(line.publish, line.hang_up)
 
 
 def seconds_of(ring, times: int = 1) -> float:
@@ -199,13 +202,25 @@ def test_the_apps_own_bell_reaches_the_broker(broker):
     wait_until(lambda: broker.llen(QUEUE))
 
 
-def test_ring_leaves_no_connection_behind(broker):
+def test_ring_keeps_its_connection_for_the_next_one(broker):
+    bell = ringer()
+    seen = []
+    for count in (1, 2, 3):
+        bell.ring()
+        wait_until(lambda count=count: broker.llen(QUEUE) == count)
+        seen.append({client["id"] for client in broker.client_list()})
+
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[0]) > 1
+
+
+def test_ring_hangs_up_once_there_was_none_for_a_while(broker, monkeypatch):
+    monkeypatch.setattr(doorbell, "IDLE", 0.05)
     bell = ringer()
     for count in (1, 2, 3):
         bell.ring()
         wait_until(lambda count=count: broker.llen(QUEUE) == count)
-
-    wait_until(lambda: len(broker.client_list()) == 1)
+        wait_until(lambda: len(broker.client_list()) == 1)
 
 
 def test_ring_costs_nothing_while_the_broker_is_dead(monkeypatch, impatient):
@@ -230,7 +245,7 @@ def test_ring_gives_up_a_frozen_broker_in_time(monkeypatch, impatient, frozen):
 
     def publish():
         try:
-            doorbell._publish_deliver()
+            Line().publish()
         finally:
             lost.set()
 

@@ -6,7 +6,6 @@ import socket
 import time
 
 import pytest
-from celery import current_app
 from django.db import connection, connections
 
 from mailer import outbox
@@ -17,13 +16,9 @@ from tests.conftest import free_port
 @contextlib.contextmanager
 def broker_at(url):
     """Let this process's Celery speak to another broker."""
-    before = current_app.conf.broker_url, current_app.conf.broker_read_url, current_app.conf.broker_write_url
-    current_app.conf.update(broker_url=url, broker_read_url=url, broker_write_url=url)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CELERY_BROKER_URL", url)
         yield
-    finally:
-        names = ("broker_url", "broker_read_url", "broker_write_url")
-        current_app.conf.update(zip(names, before, strict=True))
 
 
 @pytest.fixture

@@ -1,0 +1,284 @@
+"""The way of a hint through each broker the service may be deployed with, while that is well, dead, frozen and wiped."""
+
+import signal
+import threading
+from contextlib import contextmanager
+
+import pytest
+from amqp.exceptions import ChannelError, MessageNacked
+from celery import current_app
+from django.conf import settings
+from kombu.exceptions import KombuError
+from structlog.testing import capture_logs
+
+from mailer import doorbell, outbox, tasks
+from mailer.doorbell import Line
+from mailer.models import Message
+from tests.brokers import BROKERS, EACH, WITHOUT_RABBITMQ, spoken_to, waiting
+from tests.conftest import running, wait_until
+from tests.mailer.conftest import enqueue, read
+
+WORKER = ("-m", "celery", "--quiet", "-A", "project", "worker", "--pool", "solo", "--loglevel", "INFO")
+PASSWORD = "a-violet-Zeppelin-over-Lisbon"
+
+
+@pytest.fixture(scope="module", params=EACH)
+def server(request, tmp_path_factory):
+    """Each broker in its turn, shared by the tests of this module."""
+    server = BROKERS[request.param](tmp_path_factory.mktemp(request.param) / "server", volatile=True)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def broker(server, monkeypatch):
+    """The broker of this process: it runs, and no hint waits there."""
+    monkeypatch.setattr(doorbell, "DOWN", 0.05)
+    with spoken_to(server.url):
+        with current_app.connection_for_write() as connection:
+            for queue in current_app.amqp.queues.values():
+                empty(queue(connection.default_channel))
+        yield server
+
+
+def empty(queue):
+    """Take what waits in a queue. Not by a purge: SQS allows that once a minute."""
+    queue.declare()
+    while message := queue.get():
+        message.ack()
+
+
+@pytest.fixture
+def line():
+    """A line of this test's own, to the broker that this process speaks to."""
+    line = Line()
+    yield line
+    line.hang_up()
+
+
+@contextmanager
+def frozen(server):
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def dead(server):
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@pytest.fixture
+def worker(broker, environment, simulator, tmp_path):
+    """A function that runs a worker process at the broker, ready for hints and done with its first sweep."""
+
+    @contextmanager
+    def run():
+        log = tmp_path / "worker.log"
+        begin = log.stat().st_size if log.exists() else 0
+        known = {"CELERY_BROKER_URL": broker.url, "AWS_DEFAULT_REGION": "us-east-1", **simulator.environment}
+        with running(*WORKER, env=environment | known, log=log) as process:
+            wait_until(lambda: process.poll() is not None or "mailer.tasks.sweep" in log.read_text()[begin:])
+            wait_until(lambda: process.poll() is not None or "task_succeeded" in log.read_text()[begin:])
+            assert process.poll() is None, log.read_text()
+            yield process
+
+    return run
+
+
+def is_sent(message):
+    return read(message).state == Message.State.SENT
+
+
+# --- To a worker ------------------------------------------------------------------------------------------
+
+
+def test_hint_has_a_worker_send(worker, simulator):
+    with worker():
+        messages = []
+        for _ in range(3):
+            messages.append(enqueue())
+            wait_until(lambda: is_sent(messages[-1]))
+
+    assert len(simulator.accepted()) == 3
+
+
+def test_hint_of_a_while_without_workers_is_heard_by_the_next(worker):
+    with worker() as first:
+        first.kill()
+        message = enqueue()
+        wait_until(waiting)
+
+    with worker():
+        wait_until(lambda: is_sent(message))
+        wait_until(lambda: not waiting())
+
+
+@pytest.mark.parametrize("happens", [dead, frozen])
+def test_worker_hears_hints_again_once_the_broker_is_back(worker, broker, happens):
+    with worker():
+        with capture_logs() as logs, happens(broker):
+            lost = enqueue()
+            wait_until(lambda: [entry for entry in logs if entry["event"] == "hint_lost"])
+
+        def heard():
+            doorbell.ring()
+            return is_sent(lost)
+
+        wait_until(heard, 60)
+        message = enqueue()
+        wait_until(lambda: is_sent(message))
+
+
+# --- While the broker is away -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("happens", [dead, frozen])
+def test_registration_waits_for_no_broker(broker, line, client, transactional_db, monkeypatch, happens):
+    """It returns while the doorbell's thread, whose patience is made endless, still waits for a broker's answer."""
+    for name in ("socket_timeout", "socket_connect_timeout", "read_timeout", "write_timeout"):
+        monkeypatch.setitem(doorbell.IMPATIENT, name, 3600.0)
+    patient = {"connect_timeout": 3600, "read_timeout": 3600, "retries": {"total_max_attempts": 1}}
+    monkeypatch.setitem(doorbell.IMPATIENT, "client-config", patient)
+    monkeypatch.setattr(doorbell, "TIMEOUT", 3600.0)
+    begun, ended = threading.Event(), threading.Event()
+
+    def publish():
+        begun.set()
+        try:
+            line.publish()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(doorbell, "_ringer", doorbell.Ringer(publish))
+
+    with happens(broker):
+        for number in range(3):
+            body = {"email": f"ada{number}@example.com", "password": PASSWORD}
+            answer = client.post("/api/v1/accounts/register", body, content_type="application/json")
+
+            assert answer.status_code == 202
+            assert begun.wait(30)
+            assert happens is dead or not ended.is_set()
+
+    assert outbox.oldest_due() is not None
+    assert ended.wait(30)
+
+
+@pytest.mark.parametrize("happens", [dead, frozen])
+def test_line_gives_up_a_broker_that_is_away_and_finds_it_again(broker, line, happens):
+    line.publish()
+
+    with happens(broker):
+        for _ in range(2):
+            with pytest.raises((KombuError, OSError)):
+                line.publish()
+
+    line.publish()
+    assert waiting() > 0
+
+
+def test_line_survives_a_restart_of_the_broker_between_two_rings(broker, line):
+    line.publish()
+
+    with dead(broker):
+        pass
+
+    line.publish()
+    wait_until(waiting)
+
+
+def test_line_hangs_up_a_frozen_broker(broker, line):
+    line.publish()
+
+    with frozen(broker):
+        line.hang_up()
+
+    line.publish()
+    assert waiting() == 2
+
+
+def test_line_needs_no_queue_to_be_there(broker, line):
+    line.publish()
+    with current_app.connection_for_write() as connection:
+        for queue in current_app.amqp.queues.values():
+            bound = queue(connection.default_channel)
+            bound.declare()
+            bound.delete()
+
+    line.publish()
+
+    assert waiting() == 1
+
+
+# --- While no worker runs -----------------------------------------------------------------------------------
+
+
+def test_burst_of_rings_becomes_a_few_hints(broker):
+    for _ in range(1000):
+        doorbell.ring()
+
+    wait_until(waiting)
+    assert waiting() < 100
+
+
+def test_hints_that_nobody_takes_have_an_end(broker, line, monkeypatch):
+    monkeypatch.setattr(doorbell, "CROWD", 5)
+    for _ in range(10):
+        line.publish()
+        tasks.sweep.delay()
+
+    assert waiting() == 5
+
+
+# --- What only one of them can do ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rabbitmq(tmp_path_factory):
+    server = BROKERS["rabbitmq"](tmp_path_factory.mktemp("rabbitmq") / "server", volatile=True)
+    server.start()
+    yield server
+    server.stop()
+
+
+@WITHOUT_RABBITMQ
+def test_rabbitmq_keeps_a_confirmed_hint_through_a_crash(rabbitmq, line):
+    with spoken_to(rabbitmq.url):
+        line.publish()
+
+        with dead(rabbitmq):
+            pass
+
+        wait_until(lambda: waiting() == 1)
+
+
+@WITHOUT_RABBITMQ
+def test_rabbitmq_says_that_it_refused_a_hint(rabbitmq, line, monkeypatch):
+    """A full queue answers a publication with a nack, which only a channel in confirm mode gets."""
+    monkeypatch.setattr(settings, "HINTS_QUEUE", "narrow")
+    with spoken_to(rabbitmq.url, queues=["narrow"], **{"x-max-length": 1, "x-overflow": "reject-publish"}):
+        with pytest.raises((KombuError, MessageNacked)):
+            for _ in range(10):
+                line.publish()
+
+
+@WITHOUT_RABBITMQ
+def test_rabbitmq_says_that_a_hint_fits_into_no_queue(rabbitmq, line, monkeypatch):
+    with spoken_to(rabbitmq.url):
+        line.publish()
+        connection = line._connection
+
+        def lose_the_queue(_):
+            current_app.amqp.queues[settings.HINTS_QUEUE](connection.default_channel).delete()
+
+        monkeypatch.setattr(doorbell, "is_crowded", lose_the_queue)
+        with pytest.raises((KombuError, ChannelError)):
+            line._publish(connection)
