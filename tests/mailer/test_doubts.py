@@ -76,7 +76,7 @@ def doubted(db, simulator, settings):
         sender.drain()
         simulator.faults()
         assert read(message).state == "unknown"
-        change(message, inquire_at=Now())
+        change(message, inquire_at=Now() - timedelta(seconds=1))
         return message
 
     yield doubted
