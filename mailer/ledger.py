@@ -80,7 +80,7 @@ def dedupe_key(*parts: object) -> str:
 def own_fact(
     event_type: str, delivery_id: UUID, occasion: object, *, source: Source = Source.SENDER, **fields: Any
 ) -> Fact:
-    """Return a fact that we found ourselves; `occasion` tells two of one type about one delivery apart."""
+    """Return a fact of our own; `occasion` tells two of one type about one delivery apart."""
     return Fact(
         event_type=event_type,
         status=EVENT_STATUS[event_type],
