@@ -80,7 +80,7 @@ class Length:
 
 
 SLICE: Final = Length(points=300, fewest=200, registrations=600, seconds=60.0, baseline=300)
-USUAL: Final = Length(points=3_400, fewest=3_000, registrations=5_000, seconds=240.0, baseline=600)
+USUAL: Final = Length(points=3_150, fewest=3_000, registrations=5_000, seconds=220.0, baseline=600)
 # Of a storm that lasts an hour.
 PER_HOUR: Final = 50_000
 
