@@ -141,7 +141,8 @@ def play(plan: Plan, names: list[str]) -> int:
         for name in names:
             begin = time.monotonic()
             parts[name] = PARTS[name](plan, progress)
-            progress.say(f"{name} took {time.monotonic() - begin:.0f} s")
+            counted = {key: value for key, value in parts[name].items() if key != "violations"}
+            progress.say(f"{name} took {time.monotonic() - begin:.0f} s: {json.dumps(counted)}")
         found = verdict(parts)
         for text in found[:SHOWN]:
             progress.say(text)

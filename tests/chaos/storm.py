@@ -25,7 +25,7 @@ JUMPS: Final = (-86_400, -3600, -60, 60, 3600, 86_400)
 # How much faster people come than would do, since they cannot while the web server or the database is down.
 HASTE: Final = 1.15
 # How many times as long as planned a storm may take to answer everybody.
-LATE: Final = 2.5
+LATE: Final = 4.0
 # Seconds of quiet in which all has to come to rest.
 QUIET: Final = 60.0
 
