@@ -150,7 +150,7 @@ class Storm:
                 self._restart_database()
             case "fill_disk" if self.ground.disk:
                 self.ground.disk.fill()
-                self._later(FULL, self._free_disk)
+                self._later(FULL, self._restart_database)  # by then it may have given up
             case "jump_clock" if self.ground.clock:
                 clock = self.ground.clock
                 clock.jump(self._chance.choice(JUMPS))
@@ -174,15 +174,11 @@ class Storm:
         self.kills += 1
 
     def _restart_database(self) -> None:
+        if self.ground.disk:
+            self.ground.disk.free()  # without room it would not start
         self.ground.postgres.kill()
         self.ground.postgres.start()
         self.kills += 1
-
-    def _free_disk(self) -> None:
-        """Make room again; by then the database may have given up."""
-        if self.ground.disk:
-            self.ground.disk.free()
-            self._restart_database()
 
     def _later(self, seconds: float, thaw: Callable[[], None]) -> None:
         self._thaws.append((time.monotonic() + seconds, thaw))
