@@ -47,6 +47,7 @@ UPDATE mailer_message
 SET run_at = run_at + interval '1 day', lease_until = lease_until + interval '1 day',
     inquire_at = inquire_at + interval '1 day'
 WHERE finished_at IS NULL AND run_at < now() + interval '12 hours'"""
+FORGIVE: Final = "DELETE FROM mailer_providerstate"
 BRING_BACK: Final = """
 UPDATE mailer_message m
 SET run_at = run_at - interval '1 day', lease_until = lease_until - interval '1 day',
@@ -174,8 +175,9 @@ class Scene:
         return int(row[0]) if row else 0
 
     def set_aside(self) -> None:
-        """Put all that is unfinished out of sight."""
+        """Put all that is unfinished out of sight, and what is remembered of the provider's failures."""
         self.sql.execute(SET_ASIDE)
+        self.sql.execute(FORGIVE)
 
     def _hook_of(self, address: str) -> dict[str, Any]:
         """Return the first webhook about the mail to an address."""
