@@ -12,11 +12,12 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Final
 
+import certifi
 from django.core.mail import get_connection
 from django.core.management import call_command
 from django.db import connection, transaction
 
-from mailer import kinds, outbox, providers, sender, sweeping
+from mailer import couriers, kinds, outbox, providers, sender, sweeping
 from mailer.kinds import KINDS
 from tests.chaos import checks, evidence
 from tests.chaos.aftermath import is_at_rest, let_minutes_pass
@@ -71,6 +72,9 @@ class Scene:
         self.say = say
         # Plain SQL from here: a child that is forked must find no session of Django's.
         self.sql = connect(database)
+        self.sql.execute(
+            "SET synchronous_commit = off"
+        )  # of what is moved about here; the service's commits are durable
         self.killed: dict[str, int] = {}
         self.promised: list[str] = []
         self.posted: list[dict[str, Any]] = []
@@ -253,6 +257,7 @@ def warm_up(provider: str) -> None:
     All of it is rolled back, so no thread is started that a child would lack; and no session is left to be inherited.
     """
     get_connection(providers.get(provider).backend)
+    couriers.trusting(certifi.where())
     with transaction.atomic():
         for kind in (name for name, kind in KINDS.items() if kind.rendered):
             mode = Mode("", "", kind)
