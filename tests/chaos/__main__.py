@@ -62,7 +62,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     long.add_argument("--hours", type=float, metavar="H", default=1.0, help="length of the storm (%(default)s)")
     long.add_argument("--messages", type=int, metavar="N", default=0, help="mails to be sent besides (%(default)s)")
     long.add_argument(
-        "--clock-jumps", action="store_true", help="clocks are wrong by up to a day now and then, by libfaketime"
+        "--clock-jumps", action="store_true", help="clocks are wrong by up to a day now and then; takes cc"
     )
     long.add_argument("--full-disk", action="store_true", help="the database's disk is full now and then; takes root")
     return parser.parse_args(arguments)

@@ -57,7 +57,7 @@ def _purge_rabbitmq(url: str) -> None:
 
 
 def _rabbitmq(directory: Path) -> Broker:
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
     django.setup()  # which the brokers of the tests want
     from tests.brokers import RABBITMQ, RabbitMQ
 

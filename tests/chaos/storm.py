@@ -142,7 +142,7 @@ class Storm:
                 program.signal(signal.SIGSTOP)
                 self._later(FROZEN, lambda: program.signal(signal.SIGCONT))
             case "flush":
-                self._later(CUT_OFF if self.ground.broker.is_frozen else 0, self.ground.broker.flush)
+                self._flush()
             case "cut_off":
                 self.ground.broker.freeze()
                 self._later(CUT_OFF, self.ground.broker.thaw)
@@ -172,6 +172,13 @@ class Storm:
             return
         self._chance.choice(children).kill()
         self.kills += 1
+
+    def _flush(self) -> None:
+        """Empty the broker, once it hears that."""
+        if self.ground.broker.is_frozen:
+            self._later(CUT_OFF / 2, self._flush)
+        else:
+            self.ground.broker.flush()
 
     def _restart_database(self) -> None:
         if self.ground.disk:
