@@ -130,7 +130,12 @@ def _dedupe_key(options: Options) -> str:
 
 def _routes(carriers: Sequence[str]) -> dict[str, Any]:
     """Return what routing must know: the providers that can take this mail, where not every one can."""
-    return {} if len(carriers) == len(settings.MAIL_PROVIDERS) else {"providers": carriers}
+    return {} if len(carriers) == len(_allowed()) else {"providers": carriers}
+
+
+def _allowed() -> Sequence[str]:
+    routes: dict[str, list[str]] = settings.MAIL_ROUTES
+    return routes.get(KIND, settings.MAIL_PROVIDERS)
 
 
 def _carriers(frozen: Frozen) -> list[str]:
@@ -138,12 +143,12 @@ def _carriers(frozen: Frozen) -> list[str]:
     email = content.thaw(Message(kind=KIND, content=frozen.content), frozen.recipients, frozen.files.__getitem__)
     size = _size(email)
     refusals: dict[str, Unqueueable] = {}
-    for name in settings.MAIL_PROVIDERS:
+    for name in _allowed():
         try:
             _try(providers.get(name), email, size, len(frozen.recipients))
         except Unqueueable as refusal:
             refusals[name] = refusal
-    carriers = [name for name in settings.MAIL_PROVIDERS if name not in refusals]
+    carriers = [name for name in _allowed() if name not in refusals]
     if not carriers:
         first, *_ = refusals.values()
         raise type(first)("; ".join(f"{name}: {refusal}" for name, refusal in refusals.items()))

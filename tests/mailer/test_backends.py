@@ -331,14 +331,22 @@ def test_a_mail_that_one_provider_cannot_take_goes_to_the_other(db):
     message = queued(templated())
 
     assert message.context == {"providers": ["postmark"]}
-    assert routing.choose(message).name == "postmark"
+    assert routing.candidates(message) == ["postmark"]
 
 
 def test_a_mail_that_every_provider_takes_goes_where_all_others_go(db):
     message = queued(mail())
 
     assert message.context == {}
-    assert routing.choose(message).name == "resend"
+    assert routing.candidates(message) == ["resend", "postmark"]
+
+
+def test_a_mail_goes_only_where_its_kind_may(db, settings):
+    settings.MAIL_ROUTES = {"custom": ["resend"]}
+
+    assert queued(mail()).context == {}
+    with pytest.raises(Unsupported, match="resend: "):
+        queued(templated())
 
 
 def test_what_is_unsupported_may_be_ignored(db, settings):

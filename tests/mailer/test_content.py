@@ -16,6 +16,7 @@ import pytest
 from anymail.exceptions import AnymailError
 from anymail.message import AnymailMessage, attach_inline_image
 from anymail.utils import UNSET
+from django.conf import settings
 from django.core.mail import EmailAlternative, EmailMessage, EmailMultiAlternatives, get_connection
 from django.db import connection
 from django.utils import translation
@@ -60,20 +61,21 @@ def mime(email: EmailMessage) -> bytes:
 
 
 def request(email: EmailMessage, provider: str) -> object:
-    """Return what a provider would be asked, or with which words Anymail refuses to ask it."""
+    """Return what a provider would be asked over HTTP, or with which words Anymail refuses to ask it."""
     backend = get_connection(PROVIDERS[provider].backend)
     try:
         parameters = backend.build_message_payload(email, {}).get_request_params(backend.api_url)
     except AnymailError as error:
         return type(error), error.args
-    return {**parameters, "data": json.loads(parameters["data"])}
+    data = parameters["data"]
+    return {**parameters, "data": json.loads(data) if isinstance(data, str) else data}
 
 
 def assert_kept(email: EmailMessage) -> AnymailMessage:
     """Check that nothing of a mail is lost between the call and the provider."""
     other = thawed(email)
     assert mime(other) == mime(email)
-    for provider in PROVIDERS:
+    for provider in settings.MAIL_PROVIDERS:
         assert request(other, provider) == request(email, provider)
     for name in (*content.ADDITIONS, "subject", "body", "from_email", "to", "cc", "bcc", "reply_to", "extra_headers"):
         assert getattr(other, name) == getattr(email, name, UNSET), name
@@ -315,7 +317,7 @@ def test_freeze_a_mail_of_pythons_as_anymail_writes_it(db):
 
     other = thawed(email)
 
-    for provider in PROVIDERS:
+    for provider in settings.MAIL_PROVIDERS:
         assert request(other, provider) == request(email, provider)
 
 
