@@ -190,13 +190,15 @@ _BLOCKED: Final = f"SELECT count(*) FROM {_STATE} WHERE name = ANY(%(names)s) AN
 _ROW: Final = f"""
 INSERT INTO {_STATE} (name, failures, reason) VALUES (%(name)s, 0, '') ON CONFLICT (name) DO NOTHING"""
 
-# After a block for failures, one probe goes; it holds the others off until it is heard of, or taken for lost.
+# After a block for failures, one probe goes; it holds the others off until it is heard of, or taken for lost. Whoever
+# waited for the lock has an older now() than the one before, so time never runs backwards here.
 _RESERVE: Final = f"""
 WITH was AS MATERIALIZED (
     SELECT name, blocked_until > now() AS blocked, reason IN ('failing', 'refused', 'probing') AS tried,
            greatest(0, extract(epoch FROM blocked_until - now())) AS blocked_for,
            CASE WHEN %(rate)s::float IS NULL THEN NULL ELSE least(%(burst)s::float,
-               coalesce(tokens, %(burst)s) + %(rate)s::float * extract(epoch FROM now() - refilled_at)) END AS filled
+               coalesce(tokens, %(burst)s)
+               + %(rate)s::float * greatest(0, extract(epoch FROM now() - refilled_at))) END AS filled
     FROM {_STATE} WHERE name = %(name)s FOR NO KEY UPDATE
 ),
 given AS (
@@ -205,7 +207,7 @@ given AS (
     FROM was
 )
 UPDATE {_STATE} s
-SET tokens = filled - granted, refilled_at = now(),
+SET tokens = filled - granted, refilled_at = greatest(s.refilled_at, now()),
     reason = CASE WHEN granted > 0 AND tried THEN 'probing' WHEN granted > 0 THEN '' ELSE s.reason END,
     blocked_until = CASE WHEN granted > 0 AND tried THEN now() + make_interval(secs => %(probe)s)
         ELSE s.blocked_until END
