@@ -1,6 +1,7 @@
 """Messages, deliveries and facts to test with."""
 
 import itertools
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -106,3 +107,9 @@ def pass_time(name: str, seconds: float) -> None:
 def make_due() -> None:
     """Let the time to retry have come."""
     run("UPDATE mailer_message SET run_at = now() - interval '1 second' WHERE state = 'retry'")
+
+
+def looks(count: int) -> Callable[[], bool]:
+    """Return what lets a drain claim so many times, and then no more."""
+    left: Iterator[bool] = iter([True] * count)
+    return lambda: next(left, False)

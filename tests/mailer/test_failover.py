@@ -3,15 +3,13 @@
 In a test's transaction the database's clock stands still: time passes by SQL.
 """
 
-from collections.abc import Callable, Iterator
-
 import pytest
 
 from mailer import couriers, doubts, letters, operators, routing, sender
 from mailer.models import Attempt, Message, ProviderState
 from tests.conftest import free_port, in_threads
 from tests.mailer import tiny
-from tests.mailer.conftest import ask, change, enqueue, make_due, pass_time, read, run
+from tests.mailer.conftest import ask, change, enqueue, looks, make_due, pass_time, read, run
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +26,6 @@ def both(simulator, settings):
     """Send through Resend, or else through Postmark, one message at a time."""
     settings.MAIL_PROVIDERS, settings.MAIL_CONCURRENCY = ["resend", "postmark"], 1
     return simulator
-
-
-def looks(count: int) -> Callable[[], bool]:
-    """Return what lets a drain claim so many times, and then no more."""
-    left: Iterator[bool] = iter([True] * count)
-    return lambda: next(left, False)
 
 
 def test_drain_sends_no_faster_than_the_rate(both, db, settings):
