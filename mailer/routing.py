@@ -70,6 +70,11 @@ class Budget:
                 return provider
         raise NoneFree(min((self.waits.get(name, BUSY) for name in names), default=BUSY))
 
+    def refund(self, name: str) -> None:
+        """Return the place of a message that does not go after all."""
+        if name in self.grants:
+            self.grants[name] += 1
+
     def give_back(self) -> None:
         """Return what was reserved and not used."""
         for name, taken in self.reserved.items():

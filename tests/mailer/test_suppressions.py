@@ -6,13 +6,12 @@ import pytest
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from mailer import ledger, outbox, sender
+from mailer import ledger, routing, sender
 from mailer.kinds import KINDS
 from mailer.models import DeliveryEvent, Message, Suppression
-from mailer.routing import Budget
 from mailer.suppressions import release, standing, suppress
 from tests.conftest import in_threads
-from tests.mailer.conftest import change, delivery_of, enqueue, looks, make_due, read
+from tests.mailer.conftest import delivery_of, enqueue, looks, make_due, read
 from users import challenges
 from users.models import EmailChallenge, User
 
@@ -280,14 +279,13 @@ def test_suppressed_between_two_attempts_of_which_none_was_sent(db, simulator):
     assert simulator.accepted() == []
 
 
-def test_suppressed_is_told_although_no_provider_is_free(db):
-    message = enqueue()
+def test_suppressed_is_told_although_its_provider_is_left_alone(db, simulator):
+    message = enqueue(context={"providers": ["postmark"]})
     ledger.open_delivery(message, "eve@example.com", event_type="queued")
     suppress("eve@example.com", Reason.MANUAL, source="operator")
-    change(message, provider="postmark")
-    budget = Budget({"resend": 1, "postmark": 0}, {"postmark": 60.0})
+    routing.throttled("postmark", 60)
 
-    sender._prepare(outbox.claim("worker", 1), budget)
+    sender.drain()
 
     assert statuses_of(message) == {ADA: "queued", "eve@example.com": "suppressed"}
     assert read(message).state == "retry"
