@@ -213,11 +213,15 @@ def _split(provider: Provider, together: Sequence[Letter]) -> Iterator[tuple[Let
 
 
 def _fits(provider: Provider, letter: Letter) -> bool:
-    """Tell whether a letter may travel with others: first attempts of what is small and has no key of its own."""
+    """Tell whether a letter may travel with others: first attempts of what is small and has no key of its own.
+
+    What may have been accepted, or was at hand when a worker died, goes alone: so it can harm itself only.
+    """
+    message = letter.claim.message
     return bool(
         provider.batch
         and provider.key is None
-        and letter.claim.message.attempts == 0
+        and message.attempts == message.crashes == 0
         and len(letter.parameters["data"]) <= SMALL
         and provider.batch.fits(letter.payload)
     )

@@ -212,7 +212,9 @@ def _prepare(claims: Sequence[Claimed], budget: Budget, room: Room) -> Packed:
     waiting = [letter.claim for letter in packed.waiting]
     for claim in waiting:
         budget.refund(claim.message.provider)
-    staying = admitted.refused + packed.failed + [(claim, put_back(claim, routing.BUSY)) for claim in waiting]
+    # Due at once: the next claim is of no more than there are slots.
+    back = [(claim, replace(put_back(claim, 0.0), delay=0.0)) for claim in waiting]
+    staying = admitted.refused + packed.failed + back
     if staying:
         _settle(staying)
     going = [letter.claim for parcel in packed.parcels for letter in parcel.letters]
@@ -248,7 +250,10 @@ def _answers(came: Ended[Parcel]) -> list[Answer]:
 
 def _report(name: str, answers: Sequence[Answer], *, is_troubled: bool) -> None:
     """Have the fleet know how a provider does."""
-    verdicts = Counter(answer.verdict for answer in answers)
+    # What refuses a batch works: one of its letters may be at fault.
+    verdicts = Counter(
+        Verdict.PERMANENT if answer.error_class == letters.BATCH_REFUSED else answer.verdict for answer in answers
+    )
     if verdicts[Verdict.THROTTLED]:
         routing.throttled(name, max(answer.retry_after or THROTTLED for answer in answers))
     if verdicts[Verdict.CONFIGURATION]:
