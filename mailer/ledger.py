@@ -77,14 +77,16 @@ def dedupe_key(*parts: object) -> str:
     return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()
 
 
-def own_fact(event_type: str, delivery_id: UUID, occasion: object, **fields: Any) -> Fact:
-    """Return a fact of our own sender's; `occasion` tells two of one type about one delivery apart."""
+def own_fact(
+    event_type: str, delivery_id: UUID, occasion: object, *, source: Source = Source.SENDER, **fields: Any
+) -> Fact:
+    """Return a fact of our own; `occasion` tells two of one type about one delivery apart."""
     return Fact(
         event_type=event_type,
         status=EVENT_STATUS[event_type],
         dedupe_key=dedupe_key("sender", delivery_id, event_type, occasion),
         delivery_id=delivery_id,
-        source=Source.SENDER,
+        source=source,
         **fields,
     )
 

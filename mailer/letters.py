@@ -30,6 +30,10 @@ UNREADABLE: Final = (AnymailError, ArithmeticError, AttributeError, LookupError,
 LONGEST: Final = 15 * 60.0
 
 
+# What is said of each letter of a batch that was refused as a whole.
+BATCH_REFUSED: Final = "batch_refused"
+
+
 class Unsendable(MailerError):
     """A message that this provider can never be given, or that a receiver of Anymail's `pre_send` held back."""
 
@@ -131,7 +135,7 @@ def _of_whole(provider: Provider, response: Response, body: Any) -> tuple[Verdic
     verdict = provider.verdict(response.status, body)
     if verdict is Verdict.PERMANENT:
         # One of them may be at fault for all: each is tried alone.
-        return Verdict.NOT_SENT, response.status, "batch_refused"
+        return Verdict.NOT_SENT, response.status, BATCH_REFUSED
     if verdict is Verdict.ACCEPTED:
         return verdict, response.status, "unreadable_answer"
     return verdict, response.status, f"http_{response.status}"

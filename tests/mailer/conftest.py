@@ -1,9 +1,12 @@
 """Messages, deliveries and facts to test with."""
 
 import itertools
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
+
+from django.db import connection
 
 from mailer import ledger, outbox
 from mailer.ledger import Fact, Source, dedupe_key
@@ -79,3 +82,34 @@ def standing(status: Status, **fields: Any) -> Fact:
     words = [event_type for event_type, means in EVENT_STATUS.items() if means is status]
     event_type = words[0] if words else "bounced"  # soft bounces have no word of their own
     return fact(event_type, status=status, **fields)
+
+
+def ask(sql: str, *parameters: object) -> float:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return float(cursor.fetchone()[0])
+
+
+def run(sql: str, *parameters: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+
+
+def pass_time(name: str, seconds: float) -> None:
+    """Let this time have passed since all that is known of a provider."""
+    run(
+        "UPDATE mailer_providerstate SET refilled_at = refilled_at - make_interval(secs => %s),"
+        " blocked_until = blocked_until - make_interval(secs => %s) WHERE name = %s",
+        *(seconds, seconds, name),
+    )
+
+
+def make_due() -> None:
+    """Let the time to retry have come."""
+    run("UPDATE mailer_message SET run_at = now() - interval '1 second' WHERE state = 'retry'")
+
+
+def looks(count: int) -> Callable[[], bool]:
+    """Return what lets a drain claim so many times, and then no more."""
+    left: Iterator[bool] = iter([True] * count)
+    return lambda: next(left, False)
