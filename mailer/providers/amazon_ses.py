@@ -13,7 +13,7 @@ from mailer.verdicts import Verdict
 
 PROVIDER = Provider(
     name="amazon_ses",
-    backend="anymail.backends.amazon_ses.EmailBackend",
+    backend="mailer.ses.EmailBackend",
     takes=("AMAZON_SES_CONFIGURATION_SET_NAME", "AMAZON_SES_MESSAGE_TAG_NAME"),
     # boto3 would repeat a request that may have been accepted.
     fixed={

@@ -73,7 +73,7 @@ def assert_kept(email: EmailMessage) -> AnymailMessage:
     """Check that nothing of a mail is lost between the call and the provider."""
     other = thawed(email)
     assert mime(other) == mime(email)
-    for provider in PROVIDERS:
+    for provider in (name for name, each in PROVIDERS.items() if each.over_http):
         assert request(other, provider) == request(email, provider)
     for name in (*content.ADDITIONS, "subject", "body", "from_email", "to", "cc", "bcc", "reply_to", "extra_headers"):
         assert getattr(other, name) == getattr(email, name, UNSET), name
