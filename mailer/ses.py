@@ -2,6 +2,7 @@
 
 import os
 import threading
+from http import HTTPStatus
 from typing import Any, Final
 
 from anymail.backends import amazon_ses
@@ -17,6 +18,7 @@ from botocore.exceptions import (
     ProxyConnectionError,
     SSLError,
 )
+from botocore.parsers import ResponseParserError
 
 from mailer.providers.base import Provider
 from mailer.verdicts import Answer, Verdict
@@ -25,9 +27,19 @@ from mailer.verdicts import Answer, Verdict
 # request that could not be written to its end; a connection that ends in the middle of an answer is none.
 NEVER_LEFT: Final = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError)
 
+# What Anymail's and boto3's parsers raise for an answer of another shape than they expect.
+UNREADABLE: Final = (AnymailError, ResponseParserError, AttributeError, LookupError, TypeError, ValueError)
+
+# The status of the answer that a thread is reading, which is lost with an answer that cannot be read.
+_answered = threading.local()
+
 # A client weighs 10 MB and takes 0.1 s to make, and threads may share it. A forked child needs its own.
 _clients: dict[int, Any] = {}
 _making = threading.Lock()
+
+
+def _note(response_dict: dict[str, Any], **_: Any) -> None:
+    _answered.status = response_dict["status_code"]
 
 
 def forget() -> None:
@@ -43,7 +55,8 @@ class EmailBackend(amazon_ses.EmailBackend):  # type: ignore[misc]  # Anymail ha
         with _making:
             self.client = _clients.get(os.getpid())
             is_new = self.client is None and bool(super().open())
-            if is_new:
+            if is_new and self.client:
+                self.client.meta.events.register("before-parse.sesv2", _note)
                 _clients.clear()
                 _clients[os.getpid()] = self.client
         return is_new
@@ -58,21 +71,32 @@ class EmailBackend(amazon_ses.EmailBackend):  # type: ignore[misc]  # Anymail ha
             payload = self.build_message_payload(email, self.send_defaults)
         except AnymailError as error:
             return Answer(Verdict.PERMANENT, error_class=type(error).__name__)
+        _answered.status = None
         try:
             response = self.post_to_esp(payload, email)
         except AnymailAPIError as error:
             return _of_error(error.__cause__ or error, provider)
-        return self._accepted(payload, email, response)
-
-    def _accepted(self, payload: Any, email: AnymailMessage, response: Any) -> Answer:
-        """Read what SES says of each recipient; accepted is accepted, also where that cannot be read."""
+        except UNREADABLE:
+            verdict = provider.verdict(_answered.status) if _answered.status else Verdict.AMBIGUOUS
+            return Answer(verdict, _answered.status, "unreadable_answer")
+        verdict = _of_response(response, provider)
+        http_status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if verdict is not Verdict.ACCEPTED:
+            return Answer(verdict, http_status, response["BulkEmailEntryResults"][0]["Status"])
         status, error_class = AnymailStatus(), ""
         try:
             status.set_recipient_status(self.parse_recipient_status(response, payload, email))
-        except AnymailError:
-            error_class = "unreadable_answer"
-        http_status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        return Answer(Verdict.ACCEPTED, http_status, error_class, recipients=status.recipients)
+        except UNREADABLE:
+            error_class = "unreadable_answer"  # and still an acceptance
+        return Answer(verdict, http_status, error_class, recipients=status.recipients)
+
+
+def _of_response(response: Any, provider: Provider) -> Verdict:
+    """Return what a 200 means: a template's mail is answered with it also where no recipient was accepted."""
+    results = response.get("BulkEmailEntryResults") or [{"Status": "SUCCESS"}]
+    if any(result.get("Status") == "SUCCESS" for result in results):
+        return Verdict.ACCEPTED
+    return provider.verdict(HTTPStatus.OK, response)
 
 
 def _of_error(error: BaseException, provider: Provider) -> Answer:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from typing import Any, Final, Protocol, runtime_checkable
 
 from anymail.message import AnymailMessage
-from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import get_connection
 
 from mailer.providers import PROVIDERS, Provider
@@ -41,7 +40,7 @@ def send(backend: str, email: AnymailMessage) -> Answer:
     """
     try:
         connection = _kept.carriers.get(backend) or get_connection(backend)
-    except (ImproperlyConfigured, ImportError) as error:
+    except Exception as error:  # noqa: BLE001  # made of settings alone: whatever it is, they are wrong
         return Answer(Verdict.CONFIGURATION, error_class=type(error).__name__)
     if not isinstance(connection, Carrier):
         return _through(connection, email)
@@ -55,10 +54,10 @@ def _provider_of(backend: str) -> Provider:
 
 
 def _through(connection: Any, email: AnymailMessage) -> Answer:
-    """Send by what Django promises of any backend: it opens, returns the number of mails that it has sent, and closes.
+    """Send by what Django promises of any backend: it opens, says how many mails it has sent, and closes.
 
-    It is not kept open: nobody can tell whether it would still be alive. What it raises is of its own making, and leaves
-    a doubt, but where there was no connection to send over. Some backends return no number.
+    It is not kept open: nobody can tell whether it would still be alive. What it raises is of its own making, and
+    leaves a doubt, but where there was no connection to send over. Some backends return no number.
     """
     try:
         connection.open()

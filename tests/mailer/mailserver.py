@@ -1,4 +1,5 @@
 """A mail server of this process: a real one that takes mails or refuses them as a test says, or one by a script."""
+# ruff: noqa: N802  # aiosmtpd calls its hooks by the names of the commands
 
 import socket
 import ssl
