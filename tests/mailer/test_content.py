@@ -80,7 +80,7 @@ def request(email: EmailMessage, provider: str) -> object:
     backend = get_connection(PROVIDERS[provider].backend)
     try:
         parameters = backend.build_message_payload(email, {}).get_request_params(backend.api_url)
-    except (AnymailError, LookupError) as error:  # SendGrid's payload looks for a recipient that is not there
+    except (AnymailError, LookupError, AssertionError) as error:  # some look for a recipient that is not there
         return type(error), error.args
     data = parameters["data"]
     return {**parameters, "data": json.loads(data) if isinstance(data, str) else data}
