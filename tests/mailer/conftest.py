@@ -1,11 +1,16 @@
 """Messages, deliveries and facts to test with."""
 
 import itertools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from mailer import ledger, outbox
+import pytest
+from anymail.message import AnymailMessage
+
+from mailer import couriers, ledger, letters, outbox, ses
 from mailer.ledger import Fact, Source, dedupe_key
 from mailer.models import DeliveryStatus, Message
 from mailer.outbox import Claimed
@@ -79,3 +84,29 @@ def standing(status: Status, **fields: Any) -> Fact:
     words = [event_type for event_type, means in EVENT_STATUS.items() if means is status]
     event_type = words[0] if words else "bounced"  # soft bounces have no word of their own
     return fact(event_type, status=status, **fields)
+
+
+def draft(*to: str, **fields: Any) -> AnymailMessage:
+    """Return a mail that was never queued."""
+    recipients = list(to or ["ada@example.com"])
+    return AnymailMessage(
+        **{"subject": "Hello", "body": "Good day.", "from_email": "accounts@example.com", "to": recipients, **fields}
+    )
+
+
+@pytest.fixture
+def fresh_threads() -> Iterator[None]:
+    """Have the courier's threads, and the connections that they keep, end with the test."""
+    letters.backend_at.cache_clear()
+    ses.forget()
+    yield
+    couriers.close()
+    ses.forget()
+    letters.backend_at.cache_clear()
+
+
+@pytest.fixture
+def thread() -> Iterator[ThreadPoolExecutor]:
+    """One thread, as a courier has many."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool

@@ -5,36 +5,27 @@ import socket
 import ssl
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 
 import pytest
 import trustme
-from anymail.message import AnymailMessage
-from django.db.models.functions import Now
 
-from mailer import couriers, letters, sender, smtp, threaded
+from mailer import sender, smtp, threaded
 from mailer.ledger import open_delivery
-from mailer.models import Attempt, Message, ProviderState
+from mailer.models import Attempt, ProviderState
 from mailer.providers import PROVIDERS
 from mailer.verdicts import Verdict
 from tests.conftest import free_port, wait_until
 from tests.mailer import mailserver
-from tests.mailer.conftest import delivery_of, enqueue, read
+from tests.mailer.conftest import delivery_of, draft, enqueue, read
+from tests.mailer.test_sender import send_again
 
 # aiosmtpd says so of a login over a connection that is not encrypted, or was from the start.
-pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning")
+pytestmark = [
+    pytest.mark.usefixtures("fresh_threads"),
+    pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning"),
+]
 
 SMTP = PROVIDERS["smtp"].backend
-
-
-@pytest.fixture(autouse=True)
-def fresh_threads():
-    """Have the threads, and the connections they keep, end with the test."""
-    letters.backend_at.cache_clear()
-    yield
-    couriers.close()
-    letters.backend_at.cache_clear()
 
 
 @pytest.fixture
@@ -58,24 +49,9 @@ def server(point):
 
 
 @pytest.fixture
-def send():
-    """Send mails through SMTP in one thread of their own, and return what came of them."""
-    with ThreadPoolExecutor(1) as pool:
-        yield lambda *to, **fields: pool.submit(threaded.send, SMTP, email(*to, **fields)).result()
-
-
-def email(*to: str, **fields) -> AnymailMessage:
-    recipients = list(to or ["ada@example.com"])
-    return AnymailMessage(
-        **{"subject": "Hello", "body": "Good day.", "from_email": "accounts@example.com", "to": recipients} | fields
-    )
-
-
-def send_again() -> None:
-    """Drain as if the time to retry had come, and no provider was left alone any more."""
-    ProviderState.objects.all().delete()
-    Message.objects.filter(state="retry").update(run_at=Now() - timedelta(seconds=1))
-    sender.drain()
+def send(thread):
+    """Send a mail through SMTP and return what came of it."""
+    return lambda *to, **fields: thread.submit(threaded.send, SMTP, draft(*to, **fields)).result()
 
 
 # --- From the outbox ------------------------------------------------------------------------------------
@@ -197,7 +173,7 @@ def test_mail_goes_to_everybody_and_names_only_whom_it_should(server, send):
 
 
 def test_mail_keeps_its_lines(server, send):
-    body = "\r\n".join(["first", ".", "..", ".hidden", "", "last", "."])
+    body = "first\r\n.\r\n..\r\n.hidden\r\n\r\nlast\r\n."
 
     send(body=body)
 
