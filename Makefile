@@ -17,10 +17,10 @@ WHOLE := --numprocesses=2 --dist=loadscope --cov --cov-report=term:skip-covered
 SYSTEM_PACKAGES :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test lint lint-django system-packages lock clean
+.PHONY: help install run demo test chaos chaos-long lint lint-django system-packages lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## make .venv and install the pinned requirements
 
@@ -32,6 +32,12 @@ demo: $(INSTALLED) ## play the main job on real servers and show each delivery's
 
 test: $(INSTALLED) system-packages ## run the tests on private PostgreSQL and Valkey (ARGS="-k name" goes to pytest)
 	@mkdir -p .run/tmp && TMPDIR=$(CURDIR)/.run/tmp $(PY) -m project.embedded --name test --volatile -- $(PY) -m pytest --basetemp=.run/test/tmp $(or $(ARGS),$(WHOLE))
+
+chaos: $(INSTALLED) ## kill the service at its lines and in a storm, and show that no mail is lost (ARGS=--slice, --help)
+	@$(PY) -m tests.chaos $(ARGS)
+
+chaos-long: $(INSTALLED) ## the same for hours, at every line (ARGS="--hours 3 --messages 1000000 --full-disk")
+	@$(PY) -m tests.chaos --long $(ARGS)
 
 lint: $(INSTALLED) ## check format, types, imports, migrations, deployment settings and the OpenAPI schema
 	$(PY) -m ruff check .

@@ -155,11 +155,14 @@ def _keep(task: asyncio.Task[None]) -> None:
     task.add_done_callback(_tasks.discard)
 
 
+def trusted() -> ssl.SSLContext:
+    """Return a TLS context that trusts whom `requests` trusts: REQUESTS_CA_BUNDLE, or else certifi's authorities."""
+    return ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
+
+
 def _session() -> aiohttp.ClientSession:
-    """Return a session that trusts whom `requests` trusts: what REQUESTS_CA_BUNDLE names, or certifi's authorities."""
-    trusted = ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=trusted, limit=0, keepalive_timeout=KEPT),
+        connector=aiohttp.TCPConnector(ssl=trusted(), limit=0, keepalive_timeout=KEPT),
         timeout=aiohttp.ClientTimeout(total=TOTAL, connect=REACH, sock_connect=CONNECT, sock_read=READ),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=True,

@@ -244,7 +244,7 @@ def _answers(came: Ended[Parcel]) -> list[Answer]:
     if came.error:
         return [Answer(of_error(came.error), error_class=type(came.error).__name__)] * len(parcel.letters)
     if isinstance(came.result, Answer):
-        return [came.result]
+        return [letters.told(parcel.provider, parcel.letters[0], came.result)]
     return letters.answers_in(parcel.provider, parcel.letters, came.result)
 
 

@@ -104,14 +104,14 @@ class RabbitMQ(OnAPort):
         return ["/usr/bin/env", *(f"{name}={value}" for name, value in variables.items()), str(RABBITMQ)]
 
 
-class Sqs(OnAPort):
-    """Amazon's SQS as moto plays it: the real wire format, and nothing kept when it ends."""
+class Moto(OnAPort):
+    """Amazon's services as moto plays them: the real wire formats, and nothing kept when it ends."""
 
     title = "moto"
 
     @property
     def url(self) -> str:
-        return f"sqs://nobody:nothing@127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.port}"
 
     def answers(self) -> bool:
         try:
@@ -121,6 +121,14 @@ class Sqs(OnAPort):
 
     def _command(self):
         return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+
+
+class Sqs(Moto):
+    """Amazon's SQS."""
+
+    @property
+    def url(self) -> str:
+        return f"sqs://nobody:nothing@127.0.0.1:{self.port}"
 
 
 BROKERS: Mapping[str, type[Server]] = {"valkey": Valkey, "rabbitmq": RabbitMQ, "sqs": Sqs}

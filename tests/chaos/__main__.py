@@ -1,6 +1,6 @@
 """The proof under fire: `make chaos`.
 
-    python -m tests.chaos [--slice] [--seed N] ...
+    python -m tests.chaos [--slice | --long] [--seed N] ...
 
 kills the service's code at each of its lines, puts its processes into a storm, and a plain `send.delay()` into the same
 one. Progress goes to stderr; the last line of stdout is one JSON object; the exit code is 0 if every check held.
@@ -12,10 +12,13 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from project.processes import Interrupted, Unavailable, interrupt_once
 from tests.chaos import runs
+from tests.chaos.brokers import BROKERS
+from tests.chaos.ground import Kit
 from tests.chaos.progress import Progress
 from tests.chaos.runs import Figures, Plan
 
@@ -29,33 +32,82 @@ ADDED: Final = (
     *("messages", "events", "lost", "duplicates_avoidable", "duplicates_unavoidable", "ambiguous", "unconverged"),
     "deadlocks",
 )
-# What may be there, since it was promised so; of all else that is found there may be none.
+# Of what speaks against a run, so many are told of on stderr.
 SHOWN: Final = 20
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description="Prove that no mail is lost or doubled.")
-    parser.add_argument("--slice", action="store_true", help="a short one: 300 points, a storm of a minute")
-    parser.add_argument("--points", type=int, help="about so many crash points, evenly chosen (default: each line)")
-    parser.add_argument("--registrations", type=int, help="answered ones in the storm (default: 5000)")
-    parser.add_argument("--seconds", type=float, help="length of the storm as planned (default: 240)")
-    parser.add_argument("--seed", type=int, help="repeats a storm (default: a new one)")
-    parser.add_argument("--provider", default="resend,postmark", help="as MAIL_PROVIDERS (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.chaos",
+        description="Prove that no mail is lost or doubled: kill the service's code at its lines (points), its "
+        "processes in a storm, and a plain `send.delay()` in the same one (baseline).",
+        epilog="The last line on stdout is a JSON object, told of in docs/chaos.md; the exit code is 0 if all held. "
+        "Logs and data of the last run are in .run/chaos/.",
+    )
     parser.add_argument("--part", choices=PARTS, action="append", help="only this; may be given again")
+    parser.add_argument("--seed", type=int, metavar="N", help="repeats a storm's events and times (default: a new one)")
+    parser.add_argument(
+        "--points", type=int, metavar="N", help="about so many crash points, evenly chosen; 0: each line"
+    )
+    parser.add_argument("--registrations", type=int, metavar="N", help="people who register, and are answered")
+    parser.add_argument("--seconds", type=float, metavar="S", help="length of the storm as planned")
+    parser.add_argument("--provider", default="resend,postmark", help="of the storm, as MAIL_PROVIDERS (%(default)s)")
+    parser.add_argument("--broker", choices=BROKERS, default="valkey", help="what carries the hints (%(default)s)")
+    lengths = parser.add_mutually_exclusive_group()
+    lengths.add_argument("--slice", action="store_true", help="some minutes: 300 points, a storm of a minute")
+    lengths.add_argument(
+        "--long", action="store_true", help="hours: every line is a point, and the storm lasts --hours"
+    )
+    long = parser.add_argument_group("with --long")
+    long.add_argument("--hours", type=float, metavar="H", default=1.0, help="length of the storm (%(default)s)")
+    long.add_argument("--messages", type=int, metavar="N", default=0, help="mails to be sent besides (%(default)s)")
+    long.add_argument(
+        "--clock-jumps", action="store_true", help="clocks are wrong by up to a day now and then, by libfaketime"
+    )
+    long.add_argument("--full-disk", action="store_true", help="the database's disk is full now and then; takes root")
     return parser.parse_args(arguments)
 
 
+@dataclass(frozen=True)
+class Length:
+    """How long a run is: crash points, at least, registrations, seconds of the storm, registrations of the baseline."""
+
+    points: int
+    fewest: int
+    registrations: int
+    seconds: float
+    baseline: int
+
+
+SLICE: Final = Length(points=300, fewest=200, registrations=600, seconds=60.0, baseline=300)
+USUAL: Final = Length(points=3_400, fewest=3_000, registrations=5_000, seconds=240.0, baseline=600)
+# Of a storm that lasts an hour.
+PER_HOUR: Final = 50_000
+
+
+def length_of(options: argparse.Namespace) -> Length:
+    if not options.long:
+        return SLICE if options.slice else USUAL
+    return replace(USUAL, points=0, registrations=round(PER_HOUR * options.hours), seconds=3600 * options.hours)
+
+
 def plan_of(options: argparse.Namespace) -> Plan:
-    points, fewest, registrations, seconds = (300, 200, 600, 60.0) if options.slice else (0, 3000, 5000, 240.0)
-    registrations = options.registrations or registrations
+    length = length_of(options)
+    registrations = options.registrations or length.registrations
     return Plan(
         seed=secrets.randbelow(10**6) if options.seed is None else options.seed,
-        points=points if options.points is None else options.points,
-        fewest=fewest if options.points is None else 0,
+        points=length.points if options.points is None else options.points,
+        fewest=length.fewest if options.points is None else 0,
         registrations=registrations,
-        seconds=options.seconds or seconds,
+        seconds=options.seconds or length.seconds,
         providers=options.provider,
-        baseline=min(registrations, 600),
+        baseline=min(registrations, length.baseline),
+        messages=options.messages if options.long else 0,
+        kit=Kit(
+            broker=options.broker,
+            full_disk=options.long and options.full_disk,
+            clock_jumps=options.long and options.clock_jumps,
+        ),
     )
 
 

@@ -1,12 +1,15 @@
 """What goes wrong in a storm, and when: drawn beforehand, so that a seed makes the same storm."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 # Seconds between two kills of a program.
 PACE: Final = (2.0, 4.0)
-# How often each of these happens, whatever the length of the storm.
+# Seconds that a storm usually lasts at most; a longer one is as rough all the time.
+USUAL_LENGTH: Final = 240.0
+# How often each of these happens in such a time, and in a shorter storm, too.
 TIMES: Final = {"flush": 5, "cut_off": 3, "restart_database": 3, "freeze": 6}
 
 # What the provider does wrong, a part of the storm each.
@@ -44,20 +47,26 @@ class Disaster:
     target: str = ""
 
 
-def drawn(seed: int, seconds: float, programs: list[str]) -> list[Disaster]:
-    """Draw a storm of some length over some programs, in the order of time."""
+def drawn(seed: int, seconds: float, programs: list[str], rare: Sequence[str] = ()) -> list[Disaster]:
+    """Draw a storm of some length over some programs, in the order of time.
+
+    `rare` are what happens besides, once in each USUAL_LENGTH; so often happen all, in a storm that is longer.
+    """
     chance = random.Random(seed)
     disasters: list[Disaster] = []
     at = chance.uniform(*PACE)
     while at < seconds:
-        disasters.append(Disaster(at, "kill", chance.choice(programs)))
+        disasters.append(Disaster(at, chance.choice(("kill", "kill_child")), chance.choice(programs)))
         at += chance.uniform(*PACE)
     workers = [name for name in programs if name.startswith("worker")]
-    for what, times in TIMES.items():
-        for number in range(times):
+    rounds = max(1, round(seconds / USUAL_LENGTH))
+    for what, times in {**TIMES, **dict.fromkeys(rare, 1)}.items():
+        for number in range(times * rounds):
             # One in each part of the storm, anywhere in it; not at its end, where nothing is left to go wrong.
-            at = seconds * (number + chance.uniform(0.1, 0.9)) / times
+            at = seconds * (number + chance.uniform(0.1, 0.9)) / (times * rounds)
             disasters.append(Disaster(at, what, chance.choice(workers)))
-    part = seconds / len(FAULTS)
-    disasters += [Disaster(part * number, "faults", str(number)) for number in range(len(FAULTS))]
+    part = seconds / (len(FAULTS) * rounds)
+    disasters += [
+        Disaster(part * number, "faults", str(number % len(FAULTS))) for number in range(len(FAULTS) * rounds)
+    ]
     return sorted(disasters)

@@ -9,15 +9,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
 import psycopg
 import requests
 
-from project.embedded import RUN, Postgres, Valkey
+from project.answers import spelled_for_redis_py
+from project.embedded import RUN, Postgres, Server, Valkey
 from project.processes import claim, tethered, wipe
 from project.stack import ports
+from tests.chaos.brokers import BROKERS, Broker
+from tests.chaos.hardware import Clock, Disk, unmount
+
+ServerT = TypeVar("ServerT", bound=Server)
 
 ROOT = RUN.parent
 # Seconds that a program has to start or to end, on a machine that is busy with all the others.
@@ -142,10 +147,12 @@ class Ground:
 
     directory: Path
     postgres: Postgres
-    broker: Valkey
+    broker: Broker
     provider: Provider
     port: int
     environ: dict[str, str]
+    disk: Disk | None = None
+    clock: Clock | None = None
 
     @property
     def url(self) -> str:
@@ -160,21 +167,35 @@ class Ground:
         return Program(name, list(command), self.environ | environ, self.directory / f"{name}.log")
 
 
+@dataclass(frozen=True)
+class Kit:
+    """What the servers are, beyond the usual."""
+
+    broker: str = "valkey"
+    full_disk: bool = False
+    clock_jumps: bool = False
+
+
+USUAL: Final = Kit()
+
+
 @contextmanager
-def standing(directory: Path, *, webhooks: bool, providers: str, **environ: str) -> Iterator[Ground]:
-    """Start the servers in a directory, emptied first; stop them in the end."""
+def standing(directory: Path, *, webhooks: bool, providers: str, kit: Kit = USUAL, **environ: str) -> Iterator[Ground]:
+    """Start the servers in a directory, emptied first; stop them in the end. Raises `Unavailable`."""
     with ExitStack() as stack:
         stack.enter_context(claim(directory))
+        unmount(directory / "disk")
         wipe(directory)
-        postgres = Postgres(directory / "postgres")
-        stack.callback(postgres.stop)
-        postgres.start()
-        broker = Valkey(directory / "valkey")
-        stack.callback(broker.stop)
-        broker.start()
+        disk = stack.enter_context(Disk.mounted(directory / "disk")) if kit.full_disk else None
+        postgres = _started(stack, Postgres((disk.directory if disk else directory) / "postgres"))
+        broker = BROKERS[kit.broker](directory / kit.broker)
+        _started(stack, broker.server)
+        is_redis = isinstance(broker.server, Valkey)
+        cache = broker.server if is_redis else _started(stack, Valkey(directory / "cache"))
         port = ports(fixed=False)
         provider = Provider(f"http://127.0.0.1:{port['SIMULATOR_PORT']}")
-        ground = Ground(directory, postgres, broker, provider, port["WEB_PORT"], {})
+        clock = Clock(directory) if kit.clock_jumps else None
+        ground = Ground(directory, postgres, broker, provider, port["WEB_PORT"], {}, disk, clock)
         ground.environ = {
             **os.environ,
             **simulator_environ(ground.url if webhooks else ""),
@@ -182,13 +203,19 @@ def standing(directory: Path, *, webhooks: bool, providers: str, **environ: str)
             "SIMULATOR_DATA": str(directory / "simulator"),
             "SIMULATOR_PORT": str(port["SIMULATOR_PORT"]),
             "DATABASE_URL": postgres.url,
-            "CELERY_BROKER_URL": broker.url,
-            "REDIS_URL": broker.redis_url,
+            "CELERY_BROKER_URL": broker.server.url,
+            "REDIS_URL": spelled_for_redis_py(cache.url),
             "TMPDIR": str(_made(directory / "tmp")),  # what is killed leaves files there
             **environ,
         }
         stack.enter_context(serving(ground.program("simulator", "-m", "simulator"), provider))
         yield ground
+
+
+def _started(stack: ExitStack, server: ServerT) -> ServerT:
+    stack.callback(server.stop)
+    server.start()
+    return server
 
 
 @contextmanager

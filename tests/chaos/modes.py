@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 # The kinds that are sent again when nobody can tell whether they were accepted: a second link does less harm than none.
-AT_LEAST_ONCE: Final = frozenset({"verification", "password_reset"})
+AT_LEAST_ONCE: Final = frozenset({"verification", "account_exists"})
 
 
 @dataclass(frozen=True)

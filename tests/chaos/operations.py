@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from django.test import Client
 
-from mailer import outbox, sender
+from mailer import outbox, sender, sweeping
 from simulator import resend
 from tests.chaos.ground import HOOK_PASSWORD, SVIX_SECRET
 from tests.chaos.modes import Mode
@@ -109,7 +109,7 @@ def drain(_mode: Mode, point: Point) -> None:
 
 def sweep(_mode: Mode, point: Point) -> None:
     with point.traced():
-        outbox.sweep()
+        sweeping.sweep()
 
 
 def ingest(_mode: Mode, point: Point) -> None:

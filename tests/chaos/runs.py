@@ -19,7 +19,7 @@ from project.processes import tethered
 from project.stack import ports
 from tests.chaos import aftermath
 from tests.chaos.baseline import verdict
-from tests.chaos.ground import ROOT, Ground, Provider, connect, deadlocks, serving, standing
+from tests.chaos.ground import ROOT, USUAL, Ground, Kit, Provider, connect, deadlocks, serving, standing
 from tests.chaos.modes import MODES, Mode
 from tests.chaos.progress import Progress
 from tests.chaos.storm import LEASE, QUIET, SERVICE, Storm, Subject
@@ -44,6 +44,8 @@ class Plan:
     seconds: float
     providers: str
     baseline: int
+    messages: int = 0
+    kit: Kit = USUAL
 
     @property
     def rate(self) -> float:
@@ -59,8 +61,16 @@ def points(plan: Plan, progress: Progress) -> Figures:
         with connect(ground.database("template1")) as sql:
             for mode in modes:
                 sql.execute(f"CREATE DATABASE {mode.name} TEMPLATE postgres")
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = list(pool.map(lambda mode: _points_of(mode, ground, target, plan.seed, progress), modes))
+        with ThreadPoolExecutor(len(modes)) as pool:  # each waits for its servers half of the time
+            running: list[subprocess.Popen[str]] = []
+            try:
+                results = list(
+                    pool.map(lambda mode: _points_of(mode, ground, target, plan.seed, progress, running), modes)
+                )
+            except BaseException:
+                for process in running:
+                    process.terminate()  # else the pool would wait for their ends
+                raise
         found = [text for result in results for text in result["violations"]]
         killed = sum(sum(result["points"].values()) for result in results)
         if killed < plan.fewest:
@@ -68,7 +78,9 @@ def points(plan: Plan, progress: Progress) -> Figures:
         return {**_summed(results), "crash_points": killed, "deadlocks": deadlocks(ground), "violations": found}
 
 
-def _points_of(mode: Mode, ground: Ground, target: int, seed: int, progress: Progress) -> Figures:
+def _points_of(
+    mode: Mode, ground: Ground, target: int, seed: int, progress: Progress, running: list[subprocess.Popen[str]]
+) -> Figures:
     """Run the points of one mode in a process, on a database and with a simulator of its own."""
     directory = ground.directory / mode.name
     directory.mkdir()
@@ -90,6 +102,7 @@ def _points_of(mode: Mode, ground: Ground, target: int, seed: int, progress: Pro
             tethered([sys.executable, *command], signal.SIGTERM),
             cwd=ROOT, env=ground.environ | environ, stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
+        running.append(process)
         for line in process.stdout or ():
             said = json.loads(line)
             progress.add(f"points: {mode.name}", said.get("lines", 0), said.get("done", 0))
@@ -102,8 +115,10 @@ def _points_of(mode: Mode, ground: Ground, target: int, seed: int, progress: Pro
 
 def storm(plan: Plan, progress: Progress) -> Figures:
     """Put the service into the storm."""
-    with standing(HOME / "storm", webhooks=True, providers=plan.providers, MAIL_LEASE_SECONDS=str(LEASE)) as ground:
+    environ = {"providers": plan.providers, "MAIL_LEASE_SECONDS": str(LEASE)}
+    with standing(HOME / "storm", webhooks=True, kit=plan.kit, **environ) as ground:
         raging = _storm(SERVICE, ground, plan, plan.registrations, progress)
+        raging.messages = plan.messages
         try:
             visitors = raging.rage()
             recovery_s = aftermath.come_to_rest(ground, QUIET)

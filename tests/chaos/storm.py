@@ -1,5 +1,6 @@
 """Whole processes, as in production, killed and frozen at random while people register."""
 
+import random
 import signal
 import time
 from collections.abc import Callable
@@ -7,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import psutil
-import redis
 
 from tests.chaos.disasters import FAULTS, Disaster, drawn
 from tests.chaos.ground import GRANIAN, PATIENCE, Ground, Program, Provider, until
@@ -18,6 +18,10 @@ LEASE: Final = 5
 FROZEN: Final = LEASE + 3.0
 # Seconds that the broker hears nothing and says nothing.
 CUT_OFF: Final = 4.0
+# Seconds that the disk is full, or the clock wrong; and by how many that is.
+FULL: Final = 4.0
+WRONG: Final = 5.0
+JUMPS: Final = (-86_400, -3600, -60, 60, 3600, 86_400)
 # How many times as long as planned a storm may take to answer everybody.
 LATE: Final = 2.5
 # Seconds of quiet in which all has to come to rest.
@@ -58,9 +62,13 @@ class Storm:
     registrations: int
     seconds: float
     on_answer: Callable[[], None] = lambda: None
+    messages: int = 0
     programs: dict[str, Program] = field(default_factory=dict)
     kills: int = 0
     _thaws: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._chance = random.Random(self.seed)
 
     def rage(self) -> Visitors:
         """Let it all happen; return the visitors when the last of them is answered and nothing is down any more."""
@@ -72,10 +80,10 @@ class Storm:
             self.seed,
             on_answer=self.on_answer,
         )
-        disasters = drawn(self.seed, self.seconds, list(self.programs))
+        disasters = drawn(self.seed, self.seconds, list(self.programs), self._rare())
         begin = time.monotonic()
         visitors.start()
-        while disasters or not visitors.are_done:
+        while disasters or not visitors.are_done or self._is_filling():
             now = time.monotonic() - begin
             if now > LATE * self.seconds:
                 visitors.stop()
@@ -88,15 +96,29 @@ class Storm:
         self.ground.provider.faults()
         return visitors
 
+    def _rare(self) -> list[str]:
+        """Return what can happen on this ground alone."""
+        return ["fill_disk"] * bool(self.ground.disk) + ["jump_clock"] * bool(self.ground.clock)
+
+    def _is_filling(self) -> bool:
+        """Tell whether mails are still enqueued, besides those of the visitors."""
+        bulk = self.programs.get("bulk")
+        return bulk is not None and bulk.process is not None and bulk.process.poll() != 0
+
     def _start(self) -> None:
         self.ground.program("prepare", *self.subject.prepare, **self.subject.environ).run()
-        for name, command in self.subject.programs.items():
+        environ = {**self.subject.environ, **(self.ground.clock.environ if self.ground.clock else {})}
+        programs = dict(self.subject.programs)
+        if self.messages:
+            # Slower than would do, so that it has time to be killed.
+            programs["bulk"] = ("-m", "tests.chaos.bulk", str(self.messages), str(0.7 * self.seconds))
+        for name, command in programs.items():
             more = ("--port", str(self.ground.port)) if name == "web" else ()
             pool = {"DATABASE_POOL_SIZE": "8"} if name == "web" else {}
             directory = self.ground.directory
             more += ("--schedule", str(directory / "beat-schedule")) if name == "beat" else ()
             more += ("--hostname", f"{name}@%h") if name.startswith("worker") else ()
-            self.programs[name] = self.ground.program(name, *command, *more, **pool, **self.subject.environ)
+            self.programs[name] = self.ground.program(name, *command, *more, **pool, **environ)
             self.programs[name].start()
         health = Provider(self.ground.url)
         until(health.is_up, PATIENCE, "the web server to answer")
@@ -111,19 +133,26 @@ class Storm:
         match disaster.what:
             case "kill":
                 self._kill(self.programs[disaster.target])
+            case "kill_child":
+                self._kill_child(self.programs[disaster.target])
             case "freeze":
                 program = self.programs[disaster.target]
                 program.signal(signal.SIGSTOP)
                 self._later(FROZEN, lambda: program.signal(signal.SIGCONT))
             case "flush":
-                self._later(0 if self._broker_hears() else CUT_OFF, self._flush)
+                self._later(CUT_OFF if self.ground.broker.is_frozen else 0, self.ground.broker.flush)
             case "cut_off":
-                self.ground.broker.process.send_signal(signal.SIGSTOP)
-                self._later(CUT_OFF, lambda: self.ground.broker.process.send_signal(signal.SIGCONT))
+                self.ground.broker.freeze()
+                self._later(CUT_OFF, self.ground.broker.thaw)
             case "restart_database":
-                self.ground.postgres.kill()
-                self.ground.postgres.start()
-                self.kills += 1
+                self._restart_database()
+            case "fill_disk" if self.ground.disk:
+                self.ground.disk.fill()
+                self._later(FULL, self._free_disk)
+            case "jump_clock" if self.ground.clock:
+                clock = self.ground.clock
+                clock.jump(self._chance.choice(JUMPS))
+                self._later(WRONG, lambda: clock.jump(0))
             case "faults":
                 self.ground.provider.faults(**FAULTS[int(disaster.target)], seed=self.seed)
 
@@ -133,12 +162,25 @@ class Storm:
         program.start()
         self.kills += 1
 
-    def _broker_hears(self) -> bool:
-        return psutil.Process(self.ground.broker.process.pid).status() != psutil.STATUS_STOPPED
+    def _kill_child(self, program: Program) -> None:
+        """Kill one process of a program, which then starts another; of one that is a single process, that."""
+        children = psutil.Process(program.process.pid).children() if program.process else []
+        if not children:
+            self._kill(program)
+            return
+        self._chance.choice(children).kill()
+        self.kills += 1
 
-    def _flush(self) -> None:
-        with redis.Redis.from_url(self.ground.broker.redis_url, socket_timeout=PATIENCE) as client:
-            client.flushall()
+    def _restart_database(self) -> None:
+        self.ground.postgres.kill()
+        self.ground.postgres.start()
+        self.kills += 1
+
+    def _free_disk(self) -> None:
+        """Make room again; by then the database may have given up."""
+        if self.ground.disk:
+            self.ground.disk.free()
+            self._restart_database()
 
     def _later(self, seconds: float, thaw: Callable[[], None]) -> None:
         self._thaws.append((time.monotonic() + seconds, thaw))

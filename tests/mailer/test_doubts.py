@@ -5,11 +5,11 @@ from datetime import timedelta
 import pytest
 from django.db.models.functions import Now
 
-from mailer import doubts
+from mailer import couriers, doubts, letters, sender
 from mailer.ledger import own_fact
-from mailer.models import Message
+from mailer.models import DeliveryEvent, Message
 from mailer.outbox import Claimed, Outcome
-from tests.mailer.conftest import change, enqueue, intend_one, read
+from tests.mailer.conftest import change, delivery_of, enqueue, intend_one, read
 
 HOUR = timedelta(hours=1)
 
@@ -25,7 +25,7 @@ def outcome(claim: Claimed, state: str, event_type: str, **fields) -> Outcome:
 
 def lapse(message: Message, **fields) -> None:
     """Let the lease of a message run out."""
-    change(message, lease_until=Now() - timedelta(seconds=1), **fields)
+    change(message, lease_until=Now() - timedelta(hours=1), **fields)
 
 
 @pytest.mark.parametrize("state", ["unknown", "sending", "retry", "dead", "expired", "leased"])
@@ -63,3 +63,56 @@ def test_confirm_does_not_believe_in_what_was_never_tried(db):
 def test_confirm_nothing(db, django_assert_num_queries):
     with django_assert_num_queries(0):
         assert doubts.confirm([]) == 0
+
+
+@pytest.fixture
+def doubted(db, simulator, settings):
+    """Leave a message in doubt at a provider that can be searched, its grace over, as a fault of the provider does."""
+    settings.MAIL_PROVIDERS = ["postmark"]
+
+    def doubted(**faults: float) -> Message:
+        message = enqueue(kind="account_exists")
+        simulator.faults(**faults)
+        sender.drain()
+        simulator.faults()
+        assert read(message).state == "unknown"
+        change(message, inquire_at=Now() - timedelta(seconds=1))
+        return message
+
+    yield doubted
+    couriers.close()
+    letters.backend_at.cache_clear()
+
+
+def test_resolve_takes_what_the_provider_has_for_sent(doubted, simulator):
+    message = doubted(rate_reset_after=1)
+
+    assert doubts.resolve() == 1
+
+    (mail,) = simulator.accepted(message.pk)
+    row, delivery = read(message), delivery_of(message)
+    assert (row.state, row.inquire_at) == ("sent", None)
+    assert (delivery.status, delivery.esp_message_id) == ("sent", mail["id"])
+    assert DeliveryEvent.objects.get(delivery=delivery, status="sent").source == "poll"
+
+
+def test_resolve_asks_again_while_the_provider_may_not_know_yet(doubted):
+    message = doubted(rate_5xx_before=1)
+
+    assert doubts.resolve() == 1
+
+    row = read(message)
+    assert row.state == "unknown"
+    assert row.inquire_at is not None
+
+
+def test_resolve_tries_again_what_the_provider_never_had(doubted, simulator):
+    message = doubted(rate_5xx_before=1)
+    message.tries.update(started_at=Now() - HOUR)
+
+    assert doubts.resolve() == 1
+    assert (read(message).state, read(message).repeats) == ("retry", 0)
+    sender.drain()
+
+    assert read(message).state == "sent"
+    assert len(simulator.accepted(message.pk)) == 1

@@ -74,7 +74,7 @@ def answering(prefer):
 def send_again() -> None:
     """Drain as if the time to retry had come, and no provider was left alone any more."""
     ProviderState.objects.all().delete()
-    Message.objects.filter(state="retry").update(run_at=Now() - timedelta(seconds=1))
+    Message.objects.filter(state="retry").update(run_at=Now() - timedelta(hours=1))
     sender.drain()
 
 
