@@ -12,7 +12,6 @@ from mailer import couriers, doubts, ledger, letters, outbox, sender, sweeping
 from mailer.models import Attempt, DeliveryStatus, Message, ProviderState
 from mailer.packing import ENOUGH, SMALL
 from tests.mailer.conftest import change, delivery_of, enqueue, intend_one, make_due, read, run
-from tests.mailer.test_doubts import lapse
 
 BOTH = pytest.mark.parametrize("provider", ["postmark", "mailjet"])
 # A subject that every provider refuses.
@@ -305,7 +304,7 @@ def test_what_a_crash_left_in_doubt_is_repeated_alone(db, through):
         intend_one(message, "mailjet")
         change(message, content=None)
         Message.objects.filter(state="leased").update(state="pending")
-        lapse(message)
+        change(message, lease_until=Now() - timedelta(seconds=1))
     assert sweeping.sweep() == {"unknown": 12}
     resolve_all()
 
