@@ -14,10 +14,9 @@ import structlog
 from django.conf import settings
 from django.db import connection, transaction
 
-from mailer import couriers, ledger, letters
+from mailer import couriers, kinds, ledger, letters
 from mailer.couriers import UNANSWERED
 from mailer.decisions import is_exhausted
-from mailer.kinds import KINDS
 from mailer.ledger import Fact, Source, own_fact
 from mailer.letters import UNREADABLE
 from mailer.models import Attempt, DeliveryStatus, Message
@@ -81,7 +80,7 @@ def _resolve(doubt: Doubt) -> None:
             _settle(doubt, State.EXPIRED if doubt.is_late else State.DEAD)
         case True, False:
             _settle(doubt, State.RETRY)
-        case False, False if KINDS[doubt.kind].at_least_once:
+        case False, False if kinds.rules_of(doubt.kind).at_least_once:
             _settle(doubt, State.RETRY, is_risky=True)
         case _:
             _settle(doubt, State.UNKNOWN)

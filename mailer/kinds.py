@@ -87,6 +87,14 @@ KINDS: Final[dict[str, Kind]] = {
 }
 
 
+def rules_of(kind: str) -> Kind:
+    """Return the rules of a kind; for one that this release does not know, as after a rollback, the cautious ones."""
+    return KINDS.get(kind, _UNKNOWN)
+
+
+_UNKNOWN: Final = Kind(PRIORITY["medium"])
+
+
 def render(message: Message) -> dict[str, Any]:
     """Return the `Content` of a message in its recipient's language, as a dictionary. Raises `RenderError`."""
     if message.kind in KINDS and not KINDS[message.kind].rendered:

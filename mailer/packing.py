@@ -12,7 +12,6 @@ from django.conf import settings
 from mailer import kinds, letters, suppressions
 from mailer.decisions import conclude, ended, is_repeatable, put_back, told_of
 from mailer.exceptions import FileUnavailable, MailerError, RenderError
-from mailer.kinds import KINDS
 from mailer.ledger import Fact
 from mailer.letters import Letter, Unsendable
 from mailer.models import Message
@@ -96,7 +95,7 @@ def admit(claims: Sequence[Claimed], budget: Budget) -> Admitted:
         suppressed = {
             each: why
             for each in whole.recipients
-            if (why := reasons.get(each.canonical, frozenset()) - KINDS[whole.message.kind].despite)
+            if (why := reasons.get(each.canonical, frozenset()) - kinds.rules_of(whole.message.kind).despite)
         }
         # What may have been accepted is repeated as it was.
         if whole.doubted_for is not None:

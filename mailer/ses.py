@@ -2,6 +2,8 @@
 
 import os
 import threading
+import time
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -20,6 +22,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from mailer import couriers
 from mailer.providers.base import Provider
 from mailer.verdicts import Answer, Verdict
 
@@ -33,9 +36,21 @@ UNREADABLE: Final = (AnymailError, ResponseParserError, AttributeError, LookupEr
 # The status of the answer that a thread is reading, which is lost with an answer that cannot be read.
 _answered = threading.local()
 
-# A client weighs 10 MB and takes 0.1 s to make, and threads may share it. A forked child needs its own.
-_clients: dict[int, Any] = {}
-_making = threading.Lock()
+
+@dataclass
+class _Shared:
+    """This process's client, and when it was last used, by the steady clock.
+
+    A client weighs 10 MB and takes 0.1 s to make, and threads may share it; a forked child needs its own.
+    """
+
+    client: Any = None
+    pid: int = 0
+    used_at: float = 0.0
+
+
+_shared = _Shared()
+_taking = threading.Lock()
 
 
 def _note(response_dict: dict[str, Any], **_: Any) -> None:
@@ -44,21 +59,30 @@ def _note(response_dict: dict[str, Any], **_: Any) -> None:
 
 def forget() -> None:
     """Have the next mail make a new client, with the region and the credentials of then."""
-    _clients.clear()
+    _shared.pid = 0
 
 
 class EmailBackend(amazon_ses.EmailBackend):  # type: ignore[misc]  # Anymail has no types
     """Anymail's backend, with one client for all threads of a process."""
 
+    client: Any
+
     def open(self) -> bool:
-        """Take this process's client, or make it. Raises `BotoCoreError`."""
-        with _making:
-            self.client = _clients.get(os.getpid())
-            is_new = self.client is None and bool(super().open())
-            if is_new and self.client:
+        """Take this process's client, or make it. Raises `BotoCoreError`.
+
+        Connections that were idle are not used again, as in `couriers`: one that Amazon, or something on the way, has
+        closed by then would leave the next mail in doubt.
+        """
+        with _taking:
+            is_new = _shared.pid != os.getpid()
+            if is_new:
+                self.client = None
+                super().open()
                 self.client.meta.events.register("before-parse.sesv2", _note)
-                _clients.clear()
-                _clients[os.getpid()] = self.client
+                _shared.client, _shared.pid = self.client, os.getpid()
+            elif time.monotonic() - _shared.used_at > couriers.KEPT:
+                _shared.client.close()
+            self.client, _shared.used_at = _shared.client, time.monotonic()
         return is_new
 
     def deliver(self, email: AnymailMessage, provider: Provider) -> Answer:

@@ -96,10 +96,11 @@ class Mail:
             names = {name.casefold() for name in email.extra_headers}
             email.extra_headers |= {} if "message-id" in names else {"Message-ID": ours}
         message = email.message()
+        content = message.as_bytes(linesep="\r\n")
         return cls(
             sender=_wire(parse_address_list([envelope])[0] if isinstance(envelope, str) else sender),
             recipients={each.addr_spec: _wire(each) for each in parse_address_list(email.recipients())},
-            content=message.as_bytes(linesep="\r\n"),
+            content=content if content.endswith(b"\r\n") else content + b"\r\n",
             message_id=str(message["Message-ID"]),
         )
 

@@ -135,15 +135,23 @@ class Simulator:
         return JSONResponse({"mails": mails, "count": len(mails)})
 
     async def webhooks_json(self, request: Request) -> Response:
-        """List webhooks as planned, with attempts and the last answer; ``to`` and ``mail`` (its id) narrow it."""
+        """List webhooks as planned, with attempts and the last answer; ``to`` and ``mail`` (its id) narrow it.
+
+        All of them unless ``limit`` is given; then pages as ``/log.json`` does.
+        """
         query = request.query_params
+        try:
+            after, limit = place_of(request, UNLIMITED)
+        except ValueError:
+            return JSONResponse(REFUSED_ROWS, HTTPStatus.BAD_REQUEST)
         mails = [row["seq"] for row in await self.log.mails(id=query["mail"])] if "mail" in query else None
+        found = await self.log.webhooks(mails, after=after, limit=limit)
         rows = [
             {**row, "body": orjson.loads(row["body"])}
-            for row in await self.log.webhooks(mails)
+            for row in found
             if row["recipient"].lower() == query.get("to", row["recipient"]).lower()
         ]
-        return JSONResponse({"webhooks": rows, "count": len(rows)})
+        return JSONResponse({"webhooks": rows, "count": len(rows), "next": next_of(found, limit)})
 
     async def faults(self, request: Request) -> Response:
         if request.method == "PUT":
@@ -212,10 +220,10 @@ def inbox_entry(mail: Mail) -> dict[str, Any]:
     }
 
 
-def place_of(request: Request) -> tuple[int, int]:
-    """Read where a page starts and how long it is. Raises ValueError."""
+def place_of(request: Request, limit: int = PAGE) -> tuple[int, int]:
+    """Read where a page starts and how long it is, ``limit`` unless given. Raises ValueError."""
     query = request.query_params
-    return int(query.get("after", 0)), int(query.get("limit", PAGE))
+    return int(query.get("after", 0)), int(query.get("limit", limit))
 
 
 def next_of(rows: list[dict[str, Any]], limit: int) -> int | None:

@@ -274,10 +274,12 @@ class Log:
         """List what was done to each message of each request, in that order; ``after`` is exclusive."""
         return await self.read(REQUESTS, after, limit)
 
-    async def webhooks(self, mails: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """List webhooks in the order they were planned, of some mails by their numbers or of all."""
+    async def webhooks(
+        self, mails: Sequence[int] | None = None, *, after: int = 0, limit: int = UNLIMITED
+    ) -> list[dict[str, Any]]:
+        """List webhooks in the order they were planned, of some mails by their numbers, or pages of all."""
         if mails is None:
-            return await self.read("SELECT * FROM webhook ORDER BY seq")
+            return await self.read("SELECT * FROM webhook WHERE seq > ? ORDER BY seq LIMIT ?", after, limit)
         sql = "SELECT * FROM webhook WHERE mail IN (SELECT value FROM json_each(?)) ORDER BY seq"
         return await self.read(sql, orjson.dumps(mails).decode())
 

@@ -72,6 +72,15 @@ class RabbitMQ(OnAPort):
     def answers(self) -> bool:
         return ask_broker(self.url) is None
 
+    def has_kept(self, queue: str) -> bool:
+        """Tell whether a quorum queue would survive a crash.
+
+        Its name is written some seconds after it was declared. Without that, it comes back with no leader
+        (https://github.com/rabbitmq/rabbitmq-server/issues/15725).
+        """
+        names = self.directory / "data/hints@localhost/quorum/hints@localhost/names.dets"
+        return names.exists() and queue.encode() in names.read_bytes()
+
     def start(self) -> str:
         if self._mapper._process is None:
             self._mapper.start()

@@ -4,8 +4,8 @@ https://docs.aws.amazon.com/ses/latest/APIReference-V2/API_SendEmail.html: its e
 no search by a message's tags or headers. `SendBulkEmail` fills a stored template, so it cannot carry messages that
 differ; Anymail sends a mail with a `template_id` by it.
 https://docs.aws.amazon.com/ses/latest/APIReference-V2/API_BulkEmailEntryResult.html: what it says of each recipient.
-https://docs.aws.amazon.com/ses/latest/APIReference/CommonErrors.html: what any call may be answered with. Of credentials
-and signatures the pages of AWS name now 400, now 403, so that the code decides.
+https://docs.aws.amazon.com/ses/latest/APIReference/CommonErrors.html: what any call may be answered with. Of
+credentials and signatures the pages of AWS name now 400, now 403, so that the code decides.
 https://docs.aws.amazon.com/ses/latest/dg/manage-sending-quotas-errors.html: what is over a quota is dropped.
 https://docs.aws.amazon.com/ses/latest/dg/quotas.html: 50 recipients, 40 MB once encoded.
 

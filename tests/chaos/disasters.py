@@ -8,7 +8,7 @@ from typing import Any, Final
 # Seconds between two kills of a program.
 PACE: Final = (2.0, 4.0)
 # Seconds that a storm usually lasts at most; a longer one is as rough all the time.
-USUAL_LENGTH: Final = 240.0
+USUAL_LENGTH: Final = 220.0
 # How often each of these happens in such a time, and in a shorter storm, too.
 TIMES: Final = {"flush": 5, "cut_off": 3, "restart_database": 3, "freeze": 6}
 

@@ -27,6 +27,8 @@ ServerT = TypeVar("ServerT", bound=Server)
 ROOT = RUN.parent
 # Seconds that a program has to start or to end, on a machine that is busy with all the others.
 PATIENCE = 60.0
+# Rows of the provider's log that are asked for at once.
+PAGE = 1000
 # The provider's clock runs faster, so that what takes it minutes (a second delivery of a webhook) takes seconds.
 TIME_SCALE = "0.01"
 
@@ -124,7 +126,7 @@ class Provider:
     def _pages(self, path: str, name: str) -> Iterator[dict[str, Any]]:
         after: int | None = 0
         while after is not None:
-            page = self.ask("GET", path, after=after)
+            page = self.ask("GET", path, after=after, limit=PAGE)
             yield from page[name]
             after = page.get("next")
 
@@ -136,9 +138,9 @@ class Provider:
         """Return how many mails there are, and webhooks by state."""
         return dict(self.ask("GET", "/counts.json"))
 
-    def webhooks(self) -> list[dict[str, Any]]:
+    def webhooks(self) -> Iterator[dict[str, Any]]:
         """Return every webhook that was planned, with what became of it."""
-        return list(self.ask("GET", "/webhooks.json")["webhooks"])
+        return self._pages("/webhooks.json", "webhooks")
 
 
 @dataclass

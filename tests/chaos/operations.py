@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from django.test import Client
 
-from mailer import outbox, sender, sweeping
+from mailer import doubts, outbox, sender, sweeping
 from simulator import resend
 from tests.chaos.ground import HOOK_PASSWORD, SVIX_SECRET
 from tests.chaos.modes import Mode
@@ -36,6 +36,7 @@ class Left(StrEnum):
     NONE = "none"
     WAITING = "waiting"
     SENDING = "sending"  # by a worker that was killed meanwhile; its lease is over
+    DOUBTED = "doubted"  # the same, once that was noticed and the grace is over
     SENT = "sent"
 
 
@@ -112,6 +113,11 @@ def sweep(_mode: Mode, point: Point) -> None:
         sweeping.sweep()
 
 
+def resolve(_mode: Mode, point: Point) -> None:
+    with point.traced():
+        doubts.resolve()
+
+
 def ingest(_mode: Mode, point: Point) -> None:
     assert point.hook is not None
     visitor = client()
@@ -147,5 +153,6 @@ OPERATIONS: Final = (
     Operation("drain_throttled", drain, Left.WAITING, VARIANT, {"rate_429": 1}),
     Operation("drain_unreadable", drain, Left.WAITING, VARIANT, {"rate_unreadable": 1}),
     Operation("sweep", sweep, Left.SENDING),
+    Operation("resolve", resolve, Left.DOUBTED),
     Operation("ingest", ingest, Left.SENT),
 )

@@ -5,6 +5,7 @@ Importing this wants Django to be set up.
 
 import gc
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from django.core.mail import get_connection
 from django.core.management import call_command
 from django.db import connection, transaction
 
-from mailer import kinds, outbox, providers, sender
+from mailer import kinds, outbox, providers, sender, sweeping
 from mailer.kinds import KINDS
 from tests.chaos import checks, evidence
 from tests.chaos.aftermath import is_at_rest, let_minutes_pass
@@ -57,6 +58,8 @@ SELECT count(*) FROM mailer_message
 WHERE state = ANY(%s) AND id IN (SELECT message_id FROM mailer_deliverystatus WHERE recipient_canonical = ANY(%s))"""
 LEASED: Final = "SELECT count(*) FROM mailer_message WHERE lease_until > now() + interval '1 day'"
 
+DOUBTED: Final = "SELECT count(*) FROM mailer_message WHERE state = 'unknown' AND inquire_at > now() + interval '1 day'"
+
 
 class Scene:
     """One mode, its database and its provider."""
@@ -76,16 +79,19 @@ class Scene:
         warm_up(self.mode.provider)
         chosen = [operation for operation in OPERATIONS if only in {"", operation.name} and self._can(operation)]
         numbers = {operation: range(1, self._lines(operation) + 1, operation.stride) for operation in chosen}
-        stride = max(1, sum(map(len, numbers.values())) // target) if target else 1
-        numbers = {operation: points[seed % stride :: stride] for operation, points in numbers.items()}
+        share = target / sum(map(len, numbers.values())) if target else 1
+        numbers = {operation: _spread(points, share, seed) for operation, points in numbers.items()}
         self.say(lines=sum(map(len, numbers.values())))
         for operation, points in numbers.items():
-            self.killed[operation.name] = self._run(operation, points)
+            if points:
+                self.killed[operation.name] = self._run(operation, points)
         recovery_s = self.recover()
         return self._result(recovery_s)
 
     def _can(self, operation: Operation) -> bool:
-        """Tell whether the mode has such an operation: not of every provider are webhooks taken."""
+        """Tell whether the mode has such an operation: not of all are webhooks taken, and a key leaves no doubt."""
+        if operation.left is Left.DOUBTED:
+            return providers.get(self.mode.provider).key is None
         return operation.left is not Left.SENT or self.mode.provider in SIGNED
 
     def _lines(self, operation: Operation) -> int:
@@ -110,7 +116,7 @@ class Scene:
 
     def _at(self, operation: Operation, address: str, kill_at: int) -> Ended:
         """Kill an operation at one of its lines, or let it live."""
-        if operation.left in {Left.WAITING, Left.SENDING}:
+        if operation.left in {Left.WAITING, Left.SENDING, Left.DOUBTED}:
             self.set_aside()
             self.sql.execute(BRING_BACK, {"address": address})
         hook = self._hook_of(address) if operation.left is Left.SENT else None
@@ -126,11 +132,14 @@ class Scene:
         addresses = [f"delivered+{operation.name}-{number}@{self.mode.name}.example.org" for number in numbers]
         addresses = [address.replace("_", "-") for address in addresses]
         if operation.left is not Left.NONE:
-            self.provider.faults(latency_ms=MIDDLE if operation.left is Left.SENDING else 0)
-            size = HANDFUL if operation.left is Left.SENDING else len(addresses)
+            midway = operation.left in {Left.SENDING, Left.DOUBTED}
+            self.provider.faults(latency_ms=MIDDLE if midway else 0)
+            size = HANDFUL if midway else len(addresses)
             for start in range(0, len(addresses), size):
                 self._bring_to(operation.left, addresses[start : start + size])
             until(self._leases_are_over, PATIENCE, "leases to end")
+        if operation.left is Left.DOUBTED:
+            self._doubt(addresses)
         self.provider.faults(**operation.faults)
         return addresses
 
@@ -139,15 +148,26 @@ class Scene:
         forked(lambda _: cause(self.mode, addresses))
         if left is Left.SENT:
             forked(lambda _: _drained())
-        if left is Left.SENDING:
+        if left in {Left.SENDING, Left.DOUBTED}:
             worker = spawn(_drained)
             until(lambda: self._count(["sending"], addresses) == len(addresses), PATIENCE, "requests to be under way")
             os.kill(worker, signal.SIGKILL)
             ended(worker)
         self.set_aside()
 
+    def _doubt(self, addresses: Sequence[str]) -> None:
+        """Have it noticed that nobody knows what became of some messages, and wait until that is looked into."""
+        for address in addresses:
+            self.sql.execute(BRING_BACK, {"address": address})
+        forked(lambda _: _swept())
+        self.set_aside()
+        until(self._graces_are_over, PATIENCE, "doubts to be due")
+
     def _leases_are_over(self) -> bool:
         return self.sql.execute(LEASED).fetchone() == (0,)
+
+    def _graces_are_over(self) -> bool:
+        return self.sql.execute(DOUBTED).fetchone() == (0,)
 
     def _count(self, states: Sequence[str], addresses: Sequence[str]) -> int:
         row = self.sql.execute(IN_STATES, [list(states), list(addresses)]).fetchone()
@@ -197,12 +217,26 @@ class Scene:
             **checks.figures(self.sql, found),
             "points": self.killed,
             "recovery_s": round(recovery_s, 1),
-            "violations": [str(violation) for violation in found],
+            "violations": [
+                *map(str, found),
+                *(f"never_killed: {name}" for name, killed in self.killed.items() if not killed),
+            ],
         }
+
+
+def _spread(points: Sequence[int], share: float, seed: int) -> list[int]:
+    """Choose a share of some points, evenly, beginning elsewhere with each seed."""
+    count = min(len(points), round(share * len(points)))
+    shift = random.Random(seed).random()
+    return [points[int((number + shift) * len(points) / count)] for number in range(count)]
 
 
 def _drained() -> None:
     sender.drain()
+
+
+def _swept() -> None:
+    sweeping.sweep()
 
 
 def _post_all(hooks: Sequence[dict[str, Any]]) -> None:

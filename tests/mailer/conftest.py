@@ -2,13 +2,16 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
+from anymail.message import AnymailMessage
 from django.db import connection
 
-from mailer import ledger, outbox
+from mailer import couriers, ledger, letters, outbox, ses
 from mailer.ledger import Fact, Source, dedupe_key
 from mailer.models import DeliveryStatus, Message
 from mailer.outbox import Claimed
@@ -113,3 +116,29 @@ def looks(count: int) -> Callable[[], bool]:
     """Return what lets a drain claim so many times, and then no more."""
     left: Iterator[bool] = iter([True] * count)
     return lambda: next(left, False)
+
+
+def draft(*to: str, **fields: Any) -> AnymailMessage:
+    """Return a mail that was never queued."""
+    recipients = list(to or ["ada@example.com"])
+    return AnymailMessage(
+        **{"subject": "Hello", "body": "Good day.", "from_email": "accounts@example.com", "to": recipients, **fields}
+    )
+
+
+@pytest.fixture
+def fresh_threads() -> Iterator[None]:
+    """Have the courier's threads, and the connections that they keep, end with the test."""
+    letters.backend_at.cache_clear()
+    ses.forget()
+    yield
+    couriers.close()
+    ses.forget()
+    letters.backend_at.cache_clear()
+
+
+@pytest.fixture
+def thread() -> Iterator[ThreadPoolExecutor]:
+    """One thread, as a courier has many."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool

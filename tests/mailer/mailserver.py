@@ -1,11 +1,12 @@
 """A mail server of this process: a real one that takes mails or refuses them as a test says, or one by a script."""
 # ruff: noqa: N802  # aiosmtpd calls its hooks by the names of the commands
 
+import asyncio
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.message import Message
@@ -13,7 +14,7 @@ from email.message import Message
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
-from tests.conftest import free_port
+from tests.conftest import PATIENCE, free_port
 
 LOGIN = ("accounts", "opensesame")
 
@@ -41,13 +42,8 @@ class MailServer:
     mails: list[Taken] = field(default_factory=list)
     connections: list = field(default_factory=list)
     resets: int = 0
-    is_alive: bool = True
+    logins: int = 0
     controller: Controller | None = None
-
-    async def handle_EHLO(self, server, session, envelope, hostname, responses):
-        session.host_name = hostname
-        self.connections.append(server.transport)
-        return responses
 
     async def handle_MAIL(self, server, session, envelope, address, options):
         if said := self._said(server, "MAIL"):
@@ -72,6 +68,11 @@ class MailServer:
         self.resets += 1
         return self._said(server, "RSET") or "250 OK"
 
+    def login(self, server, session, envelope, mechanism, data) -> AuthResult:
+        self.logins += 1
+        known = isinstance(data, LoginPassword) and (data.login.decode(), data.password.decode()) == LOGIN
+        return AuthResult(success=known, handled=False)
+
     def _said(self, server, to: str) -> str:
         said = self.replies.get(to, "")
         if said == "CUT":
@@ -80,13 +81,23 @@ class MailServer:
 
     def cut(self) -> None:
         """Hang up on everybody."""
-        for transport in self.connections:
-            self.controller.loop.call_soon_threadsafe(transport.abort)
+
+        async def hang_up() -> None:
+            for connection in self.connections:
+                if connection.transport:
+                    connection.transport.abort()
+            await asyncio.sleep(0)  # has them closed
+
+        asyncio.run_coroutine_threadsafe(hang_up(), self.controller.loop).result(PATIENCE)
 
 
-def _login(server, session, envelope, mechanism, data) -> AuthResult:
-    known = isinstance(data, LoginPassword) and (data.login.decode(), data.password.decode()) == LOGIN
-    return AuthResult(success=known, handled=known)
+class Counting(Controller):
+    """Runs a server, which keeps its connections."""
+
+    def factory(self):
+        connection = super().factory()
+        self.handler.connections.append(connection)
+        return connection
 
 
 @contextmanager
@@ -94,18 +105,21 @@ def taking(**options) -> Iterator[MailServer]:
     """Run a server until the block ends; the options are those of aiosmtpd's controller."""
     server = MailServer(free_port())
     if options.pop("login", False):
-        options |= {"authenticator": _login, "auth_required": True}
-    server.controller = Controller(server, hostname="127.0.0.1", port=server.port, **options)
+        options |= {"authenticator": server.login, "auth_required": True}
+    server.controller = Counting(server, hostname="127.0.0.1", port=server.port, **options)
     server.controller.start()
+    server.connections.clear()  # it has called itself, to see whether it runs
     try:
         yield server
     finally:
+        server.cut()
         server.controller.stop()
 
 
 @contextmanager
 def talking(talk: Callable[[socket.socket], None]) -> Iterator[int]:
     """Have each connection to a port talked to by a function, then closed."""
+    open_now: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -114,7 +128,8 @@ def talking(talk: Callable[[socket.socket], None]) -> Iterator[int]:
                     connection, _ = listening.accept()
                 except OSError:
                     return
-                with connection:
+                open_now.append(connection)
+                with connection, suppress(OSError):  # the client hangs up, as it may
                     talk(connection)
 
         thread = threading.Thread(target=serve)
@@ -123,6 +138,9 @@ def talking(talk: Callable[[socket.socket], None]) -> Iterator[int]:
             yield listening.getsockname()[1]
         finally:
             listening.shutdown(socket.SHUT_RDWR)
+            for connection in open_now:
+                with suppress(OSError):  # it is closed
+                    connection.shutdown(socket.SHUT_RDWR)
             thread.join()
 
 

@@ -13,7 +13,7 @@ from email.mime.text import MIMEText
 from email.utils import formataddr
 
 import pytest
-from anymail.exceptions import AnymailError, AnymailNotSupportedWarning
+from anymail.exceptions import AnymailNotSupportedWarning
 from anymail.message import AnymailMessage, attach_inline_image
 from anymail.utils import UNSET
 from django.core.mail import EmailAlternative, EmailMessage, EmailMultiAlternatives, get_connection
@@ -80,7 +80,7 @@ def request(email: EmailMessage, provider: str) -> object:
     backend = get_connection(PROVIDERS[provider].backend)
     try:
         parameters = backend.build_message_payload(email, {}).get_request_params(backend.api_url)
-    except (AnymailError, LookupError, AssertionError) as error:  # some look for a recipient that is not there
+    except Exception as error:  # noqa: BLE001  # some payloads stumble over what is not there, and not all by Anymail's errors
         return type(error), error.args
     data = parameters["data"]
     return {**parameters, "data": json.loads(data) if isinstance(data, str) else data}

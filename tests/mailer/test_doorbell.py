@@ -50,8 +50,6 @@ def impatient(monkeypatch):
     """Have a broker that cannot be reached be tried again soon."""
     monkeypatch.setattr(doorbell, "DOWN", 0.05)
     monkeypatch.setattr(doorbell, "TIMEOUT", 0.2)
-    for name in ("socket_timeout", "socket_connect_timeout"):
-        monkeypatch.setitem(doorbell.IMPATIENT, name, 0.2)
 
 
 @pytest.fixture

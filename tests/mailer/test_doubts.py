@@ -116,3 +116,14 @@ def test_resolve_tries_again_what_the_provider_never_had(doubted, simulator):
 
     assert read(message).state == "sent"
     assert len(simulator.accepted(message.pk)) == 1
+
+
+def test_resolve_leaves_what_it_no_longer_knows_to_an_operator(doubted, settings):
+    settings.MAIL_PROVIDERS = ["mailjet"]
+    gone, known = doubted(rate_5xx_before=1), doubted(rate_5xx_before=1)
+    change(gone, kind="gone")
+
+    assert doubts.resolve() == 2
+
+    assert (read(gone).state, read(gone).inquire_at) == ("unknown", None)
+    assert read(known).state == "retry"

@@ -424,6 +424,16 @@ def test_drain_gives_up_what_does_not_render_and_sends_its_neighbours(db, simula
     assert {read(each).state for each in sound} == {"sent"}
 
 
+def test_drain_gives_up_a_kind_that_it_no_longer_knows_and_sends_its_neighbours(db, simulator):
+    gone, sound = enqueue(), enqueue()
+    change(gone, kind="gone")
+
+    sender.drain()
+
+    assert (read(gone).state, read(gone).error_class) == ("dead", "does_not_render")
+    assert read(sound).state == "sent"
+
+
 def test_drain_goes_on_after_a_claim_of_which_nothing_could_be_sent(db, simulator, settings):
     settings.MAIL_CONCURRENCY = 1
     enqueue(kind="verification")  # its context names no challenge

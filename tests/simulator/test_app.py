@@ -158,6 +158,19 @@ def test_reset_empties_everything_but_the_faults(quiet: Simulator) -> None:
     assert quiet.resend(resend_mail(subject="Other"), key="key-1").ok
 
 
+def test_webhooks_page_where_a_limit_is_given(simulator: Simulator) -> None:
+    for _ in range(2):
+        simulator.postmark(postmark_mail())
+    planned = simulator.webhooks()
+
+    first = simulator.get("/webhooks.json", limit="1")
+    rest = simulator.get("/webhooks.json", after=str(first["next"]), limit="1000")
+
+    assert len(first["webhooks"]) == 1
+    assert [hook["seq"] for hook in first["webhooks"] + rest["webhooks"]] == [hook["seq"] for hook in planned]
+    assert rest["next"] is None
+
+
 def test_pages_show_mails_and_neither_run_nor_fetch(simulator: Simulator) -> None:
     html = "<script>alert(1)</script><b>Hi</b>"
     email_id = simulator.resend(resend_mail(subject="<Offer> & more", html=html)).json()["id"]
