@@ -102,9 +102,13 @@ def test_an_end_of_one_reason_is_not_the_end_of_another(db):
 def test_suppress_again_after_it_had_ended(db):
     suppress(ADA, Reason.SOFT_BOUNCES, source="postmark", expires_at=timezone.now() - HOUR)
 
-    suppress(ADA, Reason.SOFT_BOUNCES, source="postmark", expires_at=timezone.now() + HOUR)
+    assert suppress(ADA, Reason.SOFT_BOUNCES, source="resend", expires_at=timezone.now() + HOUR)
 
     assert standing([ADA]) == {ADA: {"soft_bounces"}}
+    assert [*Suppression.objects.order_by("created_at").values_list("source", "released_by")] == [
+        ("postmark", "expiry"),
+        ("resend", ""),
+    ]
 
 
 def test_release_ends_every_reason_and_keeps_the_record(db):
