@@ -12,8 +12,10 @@ from typing import Any, Final
 from uuid import uuid4
 
 import structlog
+from anymail.backends.base import AnymailBaseBackend
 from anymail.exceptions import AnymailError
 from anymail.message import AnymailMessage
+from anymail.utils import UNSET
 from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.core.mail import BadHeaderError, EmailMessage, get_connection
@@ -36,6 +38,9 @@ log = structlog.get_logger(__name__)
 KIND: Final = "custom"
 _MAX_KEY: Final = 200
 _MAX_FLOW: Final = 64
+
+# What makes a mail of its own for each recipient.
+MERGED: Final = ("template_id", "merge_data", "merge_global_data", "merge_metadata", "merge_headers")
 
 # What `fail_silently` is about: the mail, or the servers it needs. A mistake in the calling code is neither.
 REFUSED: Final = (MailerError, BadHeaderError, DatabaseError)
@@ -130,7 +135,12 @@ def _dedupe_key(options: Options) -> str:
 
 def _routes(carriers: Sequence[str]) -> dict[str, Any]:
     """Return what routing must know: the providers that can take this mail, where not every one can."""
-    return {} if len(carriers) == len(settings.MAIL_PROVIDERS) else {"providers": carriers}
+    return {} if len(carriers) == len(_allowed()) else {"providers": carriers}
+
+
+def _allowed() -> Sequence[str]:
+    routes: dict[str, list[str]] = settings.MAIL_ROUTES
+    return routes.get(KIND, settings.MAIL_PROVIDERS)
 
 
 def _carriers(frozen: Frozen) -> list[str]:
@@ -138,12 +148,12 @@ def _carriers(frozen: Frozen) -> list[str]:
     email = content.thaw(Message(kind=KIND, content=frozen.content), frozen.recipients, frozen.files.__getitem__)
     size = _size(email)
     refusals: dict[str, Unqueueable] = {}
-    for name in settings.MAIL_PROVIDERS:
+    for name in _allowed():
         try:
             _try(providers.get(name), email, size, len(frozen.recipients))
         except Unqueueable as refusal:
             refusals[name] = refusal
-    carriers = [name for name in settings.MAIL_PROVIDERS if name not in refusals]
+    carriers = [name for name in _allowed() if name not in refusals]
     if not carriers:
         first, *_ = refusals.values()
         raise type(first)("; ".join(f"{name}: {refusal}" for name, refusal in refusals.items()))
@@ -165,10 +175,15 @@ def _try(provider: Provider, email: AnymailMessage, size: int, recipients: int) 
         raise TooLarge(f"{size} bytes, where {provider.largest} are the limit")
     if recipients > provider.recipients:
         raise TooManyRecipients(f"{recipients} recipients, where {provider.recipients} are the limit")
-    if not provider.over_http:
-        return  # it takes MIME
     backend: Any = get_connection(provider.backend)
+    if not isinstance(backend, AnymailBaseBackend):
+        # Such a one takes MIME and nothing else: it would show all recipients to each of them, and fill no template.
+        if merged := [name for name in MERGED if getattr(email, name, None) not in (None, UNSET)]:
+            raise Unsupported(", ".join(merged))
+        return
     try:
-        backend.build_message_payload(email, backend.send_defaults).get_request_params(backend.api_url)
+        payload = backend.build_message_payload(email, backend.send_defaults)
+        if provider.over_http:
+            payload.get_request_params(backend.api_url)
     except AnymailError as error:
         raise Unsupported(mask(" ".join(map(str, error.args)))) from None

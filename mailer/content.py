@@ -4,6 +4,7 @@ Frozen content is either what `kinds.render` made (`text`, `html`), or a whole m
 `freeze` takes apart and `thaw` puts together again, byte for byte. Its files stand in it by their digests.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,14 +108,16 @@ def _rendered(content: Mapping[str, Any], recipients: Sequence[str], **additions
     return email
 
 
-def _whole(content: Mapping[str, Any], recipients: Iterable[str], read: parts.Read) -> AnymailMessage:
+def _whole(content: Mapping[str, Any], recipients: Sequence[str], read: parts.Read) -> AnymailMessage:
     """Return the mail that `freeze` took apart, without those recipients who are not given."""
     email = AnymailMessage()
     for name in (*LINES, "body", "reply_to"):
         setattr(email, name, content[name])
-    wanted = {loosely_canonical(address) for address in recipients}
+    wanted = frozenset(recipients)
+    spellings = functools.cache(lambda: frozenset(map(loosely_canonical, recipients)))
     for name in RECIPIENTS:
-        setattr(email, name, [entry for entry in content[name] if loosely_canonical(_bare(entry)) in wanted])
+        kept = [each for each in content[name] if each in wanted or loosely_canonical(_bare(each)) in spellings()]
+        setattr(email, name, kept)
     email.alternatives = [parts.give_alternative(part, read) for part in content["alternatives"]]
     email.attachments = [parts.give_attachment(part, read) for part in content["attachments"]]
     email.extra_headers = json.loads(content["extra_headers"])

@@ -155,21 +155,28 @@ def _keep(task: asyncio.Task[None]) -> None:
     task.add_done_callback(_tasks.discard)
 
 
+def authorities() -> str:
+    """Return the file of those whom `requests` trusts: REQUESTS_CA_BUNDLE, or else certifi's."""
+    return os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where()
+
+
+def trusted() -> ssl.SSLContext:
+    """Return a TLS context that trusts these authorities; all who ask share it."""
+    return _trusting(authorities())
+
+
+@functools.cache  # to read some hundred authorities takes 20 ms of CPU
+def _trusting(file: str) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=file)
+
+
 def _session() -> aiohttp.ClientSession:
-    """Return a session that trusts whom `requests` trusts: what REQUESTS_CA_BUNDLE names, or certifi's authorities."""
-    trusted = trusting(os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=trusted, limit=0, keepalive_timeout=KEPT),
+        connector=aiohttp.TCPConnector(ssl=trusted(), limit=0, keepalive_timeout=KEPT),
         timeout=aiohttp.ClientTimeout(total=TOTAL, connect=REACH, sock_connect=CONNECT, sock_read=READ),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=True,
     )
-
-
-@functools.cache
-def trusting(authorities: str) -> ssl.SSLContext:
-    """Return a context that trusts the authorities in a file. To read some hundred of them takes 20 ms of CPU."""
-    return ssl.create_default_context(cafile=authorities)
 
 
 async def _whole(response: aiohttp.ClientResponse) -> bytes | None:

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from celery import Task, current_app
@@ -34,16 +34,21 @@ TIMEOUT = 1.0
 # Hints that may wait. Whoever takes one claims all that is due by then, so that the next ones find less and less.
 CROWD = 100
 
-# The same patience in the words of Redis, AMQP and SQS: each transport reads its own.
-IMPATIENT: Final[dict[str, Any]] = {
-    "socket_timeout": TIMEOUT,
-    "socket_connect_timeout": TIMEOUT,
-    "max_retries": 0,
-    "read_timeout": TIMEOUT,
-    "write_timeout": TIMEOUT,
-    "confirm_publish": True,
-    "client-config": {"connect_timeout": TIMEOUT, "read_timeout": TIMEOUT, "retries": {"total_max_attempts": 1}},
-}
+
+def impatient(seconds: float) -> dict[str, Any]:
+    """Return transport options with which each answer of a broker is waited for this long, and asked for once.
+
+    Redis, AMQP and SQS each read their own words of it.
+    """
+    return {
+        "socket_timeout": seconds,
+        "socket_connect_timeout": seconds,
+        "max_retries": 0,
+        "read_timeout": seconds,
+        "write_timeout": seconds,
+        "confirm_publish": True,
+        "client-config": {"connect_timeout": seconds, "read_timeout": seconds, "retries": {"total_max_attempts": 1}},
+    }
 
 
 class Ringer:
@@ -105,7 +110,9 @@ class Line:
             with suppress(Exception):  # closed since, as a restart of the broker does: so once more, on a new one
                 self._publish(self._connection)
                 return
-        self._connection = current_app.connection_for_write(connect_timeout=TIMEOUT, transport_options=IMPATIENT)
+        self._connection = current_app.connection_for_write(
+            connect_timeout=TIMEOUT, transport_options=impatient(TIMEOUT)
+        )
         self._publish(self._connection)
 
     def _publish(self, connection: Connection) -> None:
@@ -140,20 +147,22 @@ def is_crowded(connection: Connection) -> bool:
     So the queue has an end while no worker runs, at every broker, and with any number of processes that ring.
     """
     queue = current_app.amqp.queues[settings.HINTS_QUEUE]
-    return int(queue(connection.default_channel).queue_declare().message_count) >= CROWD
+    declared: Any = queue(connection.default_channel).queue_declare()  # which the types take for a text
+    return int(declared.message_count) >= CROWD
 
 
-class Hint(Task):
+class Hint(Task[Any, Any]):
     """A task that is only a hint: published at most as long as not too many wait. Returns None where it was not."""
 
-    def apply_async(
+    def apply_async(  # type: ignore[override]  # Celery's own has no result either where it is called with a crowd
         self, args: Any = None, kwargs: Any = None, producer: Any = None, **options: Any
-    ) -> AsyncResult | None:
+    ) -> "AsyncResult[Any] | None":
         """Publish it, unless the queue is crowded."""
         with self.app.producer_or_acquire(producer) as ours:
             if is_crowded(ours.connection):
                 return None
-            return super().apply_async(args, kwargs, producer=ours, **options)
+            # A queue without a leader takes a hint and never confirms it; beat, for one, has to go on.
+            return super().apply_async(args, kwargs, producer=ours, **{"confirm_timeout": DOWN, **options})
 
 
 @functools.cache

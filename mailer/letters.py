@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import urljoin
 
 import requests
+from anymail.backends.base import AnymailBaseBackend
 from anymail.exceptions import AnymailError
 from anymail.message import AnymailMessage, AnymailRecipientStatus, AnymailStatus
 from anymail.signals import post_send
@@ -28,6 +29,10 @@ UNREADABLE: Final = (AnymailError, ArithmeticError, AttributeError, LookupError,
 
 # Seconds that we wait at most where a provider asks us to.
 LONGEST: Final = 15 * 60.0
+
+
+# What is said of each letter of a batch that was refused as a whole.
+BATCH_REFUSED: Final = "batch_refused"
 
 
 class Unsendable(MailerError):
@@ -64,12 +69,13 @@ def write(provider: Provider, claim: Claimed) -> Letter:
     email = content.thaw(claim.message, [recipient.address for recipient in claim.recipients])
     for attribute in provider.lacks:
         setattr(email, attribute, UNSET)
-    if not provider.over_http:
-        return Letter(claim, email)
     backend = backend_at(provider.backend)
     try:
-        if not backend.run_pre_send(email):
+        # Receivers of Anymail's signals may use the database, so they are called here, not in a courier's thread.
+        if isinstance(backend, AnymailBaseBackend) and not backend.run_pre_send(email):
             raise Unsendable("cancelled_by_receiver")
+        if not provider.over_http:
+            return Letter(claim, email)
         payload = backend.build_message_payload(email, backend.send_defaults)
         for place in (provider.key, provider.search):
             if place:
@@ -118,6 +124,21 @@ def answers_in(provider: Provider, letters: Sequence[Letter], response: Response
     return [answer] * len(letters)
 
 
+def told(provider: Provider, letter: Letter, answer: Answer) -> Answer:
+    """Return what a thread brought back about a letter, and tell Anymail's `post_send`."""
+    backend = backend_at(provider.backend)
+    if answer.verdict is Verdict.ACCEPTED and isinstance(backend, AnymailBaseBackend):
+        status = AnymailStatus()
+        status.set_recipient_status(answer.recipients)
+        _tell(backend, letter, status)
+    return answer
+
+
+def _tell(backend: AnymailBaseBackend, letter: Letter, status: AnymailStatus) -> None:
+    letter.email.anymail_status = status
+    post_send.send_robust(type(backend), message=letter.email, status=status, esp_name=backend.esp_name)
+
+
 def decoded(response: Response) -> Any:
     """Return the body of an answer: what its JSON says, or else its text."""
     try:
@@ -131,7 +152,7 @@ def _of_whole(provider: Provider, response: Response, body: Any) -> tuple[Verdic
     verdict = provider.verdict(response.status, body)
     if verdict is Verdict.PERMANENT:
         # One of them may be at fault for all: each is tried alone.
-        return Verdict.NOT_SENT, response.status, "batch_refused"
+        return Verdict.NOT_SENT, response.status, BATCH_REFUSED
     if verdict is Verdict.ACCEPTED:
         return verdict, response.status, "unreadable_answer"
     return verdict, response.status, f"http_{response.status}"
@@ -153,8 +174,7 @@ def _answer(provider: Provider, letter: Letter, response: Response, body: Any) -
             # Accepted is accepted, readable or not; a refusal that names no recipient refuses all of them.
             error_class, status = error_class or "unreadable_answer", AnymailStatus()
     if verdict is Verdict.ACCEPTED:
-        letter.email.anymail_status = status
-        post_send.send_robust(type(backend), message=letter.email, status=status, esp_name=backend.esp_name)
+        _tell(backend, letter, status)
     return Answer(verdict, response.status, error_class, _retry_after(response), status.recipients)
 
 

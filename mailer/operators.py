@@ -35,8 +35,12 @@ def due() -> QuerySet[Message]:
 
 
 def pin(message_id: UUID, provider: str) -> None:
-    """Send a message that was just enqueued, in the same transaction, through one provider only."""
-    Message.objects.filter(pk=message_id, state=State.PENDING).update(provider=provider)
+    """Send a message that was just enqueued, in the same transaction, through one provider only.
+
+    As what alone can carry it, not as what it is pinned to: that lasts only while it may have been accepted.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_PIN, [json.dumps({"providers": [provider]}), message_id])
 
 
 def cancel(message_id: UUID) -> bool:
@@ -128,6 +132,8 @@ def _withdraw(delivery_ids: list[UUID]) -> None:
 _MESSAGE: Final = Message._meta.db_table
 _DELIVERY: Final = DeliveryStatus._meta.db_table
 _EVENT: Final = DeliveryEvent._meta.db_table
+
+_PIN: Final = f"UPDATE {_MESSAGE} SET context = context || %s::jsonb WHERE id = %s AND state = 'pending'"
 
 _LOCK_MESSAGES: Final = f"SELECT id FROM {_MESSAGE} WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE"
 

@@ -85,8 +85,8 @@ class Recipient:
 class Claimed:
     """A message as a worker holds it.
 
-    Its content `is_frozen` where it is in the row already. Since the first attempt, `age` seconds have passed, by the database's clock: 0 where there was none; since the first
-    one that may have been accepted, `doubted_for`.
+    Its content `is_frozen` where it is in the row already. By the database's clock, `age` seconds have passed since the
+    first attempt, 0 where there was none, and `doubted_for` since the first one that may have been accepted.
     """
 
     message: Message
@@ -341,7 +341,8 @@ RETURNING m.*,
               SELECT min(a.started_at) FROM {_ATTEMPT} a WHERE a.message_id = m.id)) END AS age,
           extract(epoch FROM now() - m.first_ambiguous_at) AS doubted_for,
           (SELECT json_agg(json_build_array(d.id, d.recipient, d.recipient_canonical) ORDER BY d.id)::text
-           FROM {_DELIVERY} d WHERE d.message_id = m.id AND d.recipient <> '' AND d.status <> 'suppressed') AS recipients"""
+           FROM {_DELIVERY} d
+           WHERE d.message_id = m.id AND d.recipient <> '' AND d.status <> 'suppressed') AS recipients"""
 
 _INTEND: Final = f"""
 WITH intent AS MATERIALIZED (

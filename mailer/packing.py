@@ -51,6 +51,25 @@ class Parcel:
         return time.monotonic() - self.since
 
 
+@dataclass(slots=True)
+class Room:
+    """Slots that are free: in all, for the bulk lane, and at each provider."""
+
+    free: int
+    bulk: int
+    at: dict[str, int]
+
+    def take(self, parcel: Parcel) -> bool:
+        """Take the slots of a parcel, and tell whether they were free."""
+        name, is_bulk = parcel.provider.name, parcel.lane is Lane.BULK
+        if parcel.slots > min(self.free, self.at.get(name, self.free), self.bulk if is_bulk else self.free):
+            return False
+        self.free -= parcel.slots
+        self.bulk -= parcel.slots * is_bulk
+        self.at[name] = self.at.get(name, self.free) - parcel.slots
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """What may go, through whom; what is told of recipients that are left out; what goes nowhere now."""
@@ -123,18 +142,22 @@ def _route(claim: Claimed, budget: Budget) -> Provider:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What is ready to leave, what cannot be written, and errors that nobody foresaw: of a receiver of a signal."""
+    """What is ready to leave, what there is no slot for, what cannot be written.
+
+    And errors that nobody foresaw: of a receiver of a signal.
+    """
 
     parcels: list[Parcel] = field(default_factory=list)
+    waiting: list[Letter] = field(default_factory=list)
     failed: list[Concluded] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
 
-def pack(claims: Iterable[Claimed], admitted: Admitted) -> Packed:
-    """Have the letters written, and put together what may travel together."""
+def pack(admitted: Admitted, room: Room) -> Packed:
+    """Have the letters written, and put together what may travel together, as far as there is room for it."""
     written: list[tuple[Provider, Letter]] = []
     packed = Packed()
-    for claim in claims:
+    for claim in admitted.claims:
         provider = admitted.providers[claim.message.pk]
         try:
             written.append((provider, letters.write(provider, claim)))
@@ -145,13 +168,25 @@ def pack(claims: Iterable[Claimed], admitted: Admitted) -> Packed:
         except Exception as error:  # noqa: BLE001  # the drain raises it in the end; its neighbours shall not wait
             packed.failed.append((claim, conclude(claim, provider, unsent(error))))
             packed.errors.append(error)
-    for (_, lane), group in groupby(sorted(written, key=_companions), key=_companions):
+    for (lane, _), group in groupby(sorted(written, key=_companions), key=_companions):
         together = list(group)
         provider = together[0][0]
-        packed.parcels.extend(
-            Parcel(provider, each, Lane(lane)) for each in _split(provider, [letter for _, letter in together])
-        )
+        for each in _split(provider, [letter for _, letter in together]):
+            parcel = Parcel(provider, each, Lane(lane))
+            if room.take(parcel):
+                packed.parcels.append(parcel)
+            else:
+                packed.waiting.extend(each)
     return packed
+
+
+def granted(parcels: Iterable[Parcel], claims: Iterable[Claimed]) -> list[Parcel]:
+    """Return these parcels without the letters whose claim is not among those that may go."""
+    going = {claim.message.pk for claim in claims}
+    left = [
+        replace(each, letters=tuple(one for one in each.letters if one.claim.message.pk in going)) for each in parcels
+    ]
+    return [parcel for parcel in left if parcel.letters]
 
 
 def unsent(error: Exception) -> Answer:
@@ -159,9 +194,9 @@ def unsent(error: Exception) -> Answer:
     return Answer(Verdict.NOT_SENT, error_class=type(error).__name__)
 
 
-def _companions(written: tuple[Provider, Letter]) -> tuple[str, int]:
+def _companions(written: tuple[Provider, Letter]) -> tuple[int, str]:
     provider, letter = written
-    return provider.name, Lane.of(letter.claim.message.priority)
+    return Lane.of(letter.claim.message.priority), provider.name
 
 
 def _split(provider: Provider, together: Sequence[Letter]) -> Iterator[tuple[Letter, ...]]:
@@ -177,11 +212,15 @@ def _split(provider: Provider, together: Sequence[Letter]) -> Iterator[tuple[Let
 
 
 def _fits(provider: Provider, letter: Letter) -> bool:
-    """Tell whether a letter may travel with others: first attempts of what is small and has no key of its own."""
+    """Tell whether a letter may travel with others: first attempts of what is small and has no key of its own.
+
+    What may have been accepted, or was at hand when a worker died, goes alone: so it can harm itself only.
+    """
+    message = letter.claim.message
     return bool(
         provider.batch
         and provider.key is None
-        and letter.claim.message.attempts == 0
+        and message.attempts == message.crashes == 0
         and len(letter.parameters["data"]) <= SMALL
         and provider.batch.fits(letter.payload)
     )

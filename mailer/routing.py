@@ -70,6 +70,11 @@ class Budget:
                 return provider
         raise NoneFree(min((self.waits.get(name, BUSY) for name in names), default=BUSY))
 
+    def refund(self, name: str) -> None:
+        """Return the place of a message that does not go after all."""
+        if name in self.grants:
+            self.grants[name] += 1
+
     def give_back(self) -> None:
         """Return what was reserved and not used."""
         for name, taken in self.reserved.items():
@@ -190,13 +195,15 @@ _BLOCKED: Final = f"SELECT count(*) FROM {_STATE} WHERE name = ANY(%(names)s) AN
 _ROW: Final = f"""
 INSERT INTO {_STATE} (name, failures, reason) VALUES (%(name)s, 0, '') ON CONFLICT (name) DO NOTHING"""
 
-# After a block for failures, one probe goes; it holds the others off until it is heard of, or taken for lost.
+# After a block for failures, one probe goes; it holds the others off until it is heard of, or taken for lost. Whoever
+# waited for the lock has an older now() than the one before, so time never runs backwards here.
 _RESERVE: Final = f"""
 WITH was AS MATERIALIZED (
     SELECT name, blocked_until > now() AS blocked, reason IN ('failing', 'refused', 'probing') AS tried,
            greatest(0, extract(epoch FROM blocked_until - now())) AS blocked_for,
            CASE WHEN %(rate)s::float IS NULL THEN NULL ELSE least(%(burst)s::float,
-               coalesce(tokens, %(burst)s) + %(rate)s::float * extract(epoch FROM now() - refilled_at)) END AS filled
+               coalesce(tokens, %(burst)s)
+               + %(rate)s::float * greatest(0, extract(epoch FROM now() - refilled_at))) END AS filled
     FROM {_STATE} WHERE name = %(name)s FOR NO KEY UPDATE
 ),
 given AS (
@@ -205,7 +212,7 @@ given AS (
     FROM was
 )
 UPDATE {_STATE} s
-SET tokens = filled - granted, refilled_at = now(),
+SET tokens = filled - granted, refilled_at = greatest(s.refilled_at, now()),
     reason = CASE WHEN granted > 0 AND tried THEN 'probing' WHEN granted > 0 THEN '' ELSE s.reason END,
     blocked_until = CASE WHEN granted > 0 AND tried THEN now() + make_interval(secs => %(probe)s)
         ELSE s.blocked_until END

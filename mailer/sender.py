@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -22,10 +23,10 @@ from django.db import InterfaceError, OperationalError, connection
 
 from mailer import couriers, letters, outbox, packing, providers, routing, threaded
 from mailer.couriers import UNANSWERED, Ended
-from mailer.decisions import conclude
+from mailer.decisions import conclude, put_back
 from mailer.models import Message
 from mailer.outbox import Claimed, Lane
-from mailer.packing import Concluded, Packed, Parcel, unsent
+from mailer.packing import Concluded, Packed, Parcel, Room, unsent
 from mailer.providers import PROVIDERS
 from mailer.routing import Budget
 from mailer.verdicts import Answer, Verdict, of_error
@@ -75,6 +76,8 @@ class _Drain:
         self._errors: list[BaseException] = []
         self._taken = 0
         self._budget = Budget()
+        # Until mail turns up that does not travel together: then no more is claimed than there are slots.
+        self._in_batches = True
 
     def run(self, keep_on: Callable[[], bool]) -> int:
         while True:
@@ -97,46 +100,52 @@ class _Drain:
 
     def _take(self) -> bool:
         """Claim and send what there is room for; tell whether there may be more."""
-        free = settings.MAIL_CONCURRENCY - sum(parcel.slots for parcel in self._under_way)
-        if free <= 0:
+        room = self._room()
+        if room.free <= 0:
             return False
-        self._budget = budget = routing.reserve(self._wanted(free))
+        self._budget = budget = routing.reserve(self._wanted(room))
         try:
-            claims = self._claim(free, budget.total)
-            packed = _prepare(claims, budget)
+            claims = self._claim(room, budget)
+            packed = _prepare(claims, budget, room)
         finally:
             budget.give_back()
         self._errors += packed.errors
+        self._in_batches = self._in_batches and not packed.waiting
         for parcel in packed.parcels:
             try:
                 self._send(parcel)
             except Exception as error:  # noqa: BLE001  # raised in the end; the other parcels shall leave
                 self._errors.append(error)
                 _settle([(each.claim, conclude(each.claim, parcel.provider, unsent(error))) for each in parcel.letters])
-        self._taken += len(claims)
+        self._taken += len(claims) - len(packed.waiting)
         return bool(claims)
 
-    def _wanted(self, free: int) -> dict[str, int]:
-        """Return how many messages each provider may be given."""
+    def _room(self) -> Room:
+        """Return which slots are free. Half of all are never the bulk lane's."""
+        limits: dict[str, int] = settings.MAIL_CONCURRENCY_BY_PROVIDER
+        free, bulk = settings.MAIL_CONCURRENCY, max(1, settings.MAIL_CONCURRENCY // 2)
         busy: Counter[str] = Counter()
         for parcel in self._under_way:
+            free -= parcel.slots
+            bulk -= parcel.slots * (parcel.lane is Lane.BULK)
             busy[parcel.provider.name] += parcel.slots
-        limits: dict[str, int] = settings.MAIL_CONCURRENCY_BY_PROVIDER
         names = {*settings.MAIL_PROVIDERS, *PROVIDERS.keys() & limits.keys()}
-        return {
-            name: packing.capacity(
-                min(free, limits.get(name, settings.MAIL_CONCURRENCY) - busy[name]), providers.get(name)
-            )
-            for name in sorted(names, key=_preference)
-        }
+        return Room(free, bulk, {name: min(free, _limit(name) - busy[name]) for name in names})
 
-    def _claim(self, free: int, room: int) -> list[Claimed]:
-        """Lease what may go, the urgent lane first: half of all slots are never the bulk lane's."""
-        claims = outbox.claim(_owner(), room, Lane.URGENT)
-        bulk = sum(parcel.slots for parcel in self._under_way if parcel.lane is Lane.BULK)
-        spare = min(free - len(claims), max(1, settings.MAIL_CONCURRENCY // 2) - bulk)
-        most = max(packing.capacity(spare, providers.get(name)) for name in settings.MAIL_PROVIDERS)
-        return claims + outbox.claim(_owner(), min(room - len(claims), most), Lane.BULK)
+    def _wanted(self, room: Room) -> dict[str, int]:
+        """Return how many messages each provider may be given."""
+        return {name: self._capacity(room.at[name], name) for name in sorted(room.at, key=_preference)}
+
+    def _capacity(self, slots: int, name: str) -> int:
+        return packing.capacity(slots, providers.get(name)) if self._in_batches else max(0, slots)
+
+    def _claim(self, room: Room, budget: Budget) -> list[Claimed]:
+        """Lease what may go, the urgent lane first: as much as the slots hold of whom most of it goes through."""
+        names = [name for name in settings.MAIL_PROVIDERS if budget.grants.get(name, 0) > 0] or settings.MAIL_PROVIDERS
+        most = min(budget.total, self._capacity(room.free, names[0]))
+        claims = outbox.claim(_owner(), most, Lane.URGENT)
+        spare = self._capacity(min(room.free - len(claims), room.bulk), names[0])
+        return claims + outbox.claim(_owner(), min(most - len(claims), spare), Lane.BULK)
 
     def _send(self, parcel: Parcel) -> None:
         provider, mail = parcel.provider, parcel.letters[0].email
@@ -196,17 +205,29 @@ class _Drain:
                 log.error("request_abandoned", message_id=str(letter.claim.message.pk), provider=parcel.provider.name)
 
 
-def _prepare(claims: Sequence[Claimed], budget: Budget) -> Packed:
-    """Admit what was claimed, settle what cannot go, commit the intent for the rest, and pack it."""
+def _prepare(claims: Sequence[Claimed], budget: Budget, room: Room) -> Packed:
+    """Admit and pack what was claimed, settle what does not go now, and commit the intent for the rest."""
     admitted = packing.admit(claims, budget)
-    if admitted.refused:
-        _settle(admitted.refused)
-    if not admitted.claims:
-        return Packed()
-    packed = packing.pack(outbox.intend(admitted.claims, admitted.facts), admitted)
-    if packed.failed:
-        _settle(packed.failed)
-    return packed
+    packed = packing.pack(admitted, room)
+    waiting = [letter.claim for letter in packed.waiting]
+    for claim in waiting:
+        budget.refund(claim.message.provider)
+    # Due at once: the next claim is of no more than there are slots.
+    back = [(claim, replace(put_back(claim, 0.0), delay=0.0)) for claim in waiting]
+    staying = admitted.refused + packed.failed + back
+    if staying:
+        _settle(staying)
+    going = [letter.claim for parcel in packed.parcels for letter in parcel.letters]
+    if not going:
+        return replace(packed, parcels=[])
+    return replace(packed, parcels=packing.granted(packed.parcels, outbox.intend(going, admitted.facts)))
+
+
+def _limit(name: str) -> int:
+    """Return how many requests a provider may have under way: at most one a thread, where threads carry them."""
+    most: int = settings.MAIL_CONCURRENCY_BY_PROVIDER.get(name, settings.MAIL_CONCURRENCY)
+    provider = PROVIDERS.get(name)
+    return most if provider is None or provider.over_http else min(most, THREADS)
 
 
 def _preference(name: str) -> int:
@@ -230,13 +251,16 @@ def _answers(came: Ended[Parcel]) -> list[Answer]:
     if came.error:
         return [Answer(of_error(came.error), error_class=type(came.error).__name__)] * len(parcel.letters)
     if isinstance(came.result, Answer):
-        return [came.result]
+        return [letters.told(parcel.provider, parcel.letters[0], came.result)]
     return letters.answers_in(parcel.provider, parcel.letters, came.result)
 
 
 def _report(name: str, answers: Sequence[Answer], *, is_troubled: bool) -> None:
     """Have the fleet know how a provider does."""
-    verdicts = Counter(answer.verdict for answer in answers)
+    # What refuses a batch works: one of its letters may be at fault.
+    verdicts = Counter(
+        Verdict.PERMANENT if answer.error_class == letters.BATCH_REFUSED else answer.verdict for answer in answers
+    )
     if verdicts[Verdict.THROTTLED]:
         routing.throttled(name, max(answer.retry_after or THROTTLED for answer in answers))
     if verdicts[Verdict.CONFIGURATION]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Final
 
 import structlog
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 from uuid_utils.compat import uuid7
@@ -26,7 +26,9 @@ def suppress(address: str, reason: str, *, source: str, detail: str = "", expire
     Where the address is suppressed for this reason already, its end is put off, never brought forward. Safe when two
     say so at once: the unique index decides, and the second one extends.
     """
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
+        # One that has run out is history, and says so.
+        cursor.execute(_RUN_OUT, [loosely_canonical(address), reason])
         cursor.execute(_SUPPRESS, [uuid7(), loosely_canonical(address), reason, source, detail, expires_at])
         identifier, is_new = cursor.fetchone()
     log.info("address_suppressed", suppression_id=str(identifier), reason=reason, source=source, is_new=is_new)
@@ -52,6 +54,10 @@ def standing(addresses: Collection[str]) -> Mapping[str, frozenset[str]]:
 
 
 _TABLE: Final = Suppression._meta.db_table
+
+_RUN_OUT: Final = f"""
+UPDATE {_TABLE} SET released_at = expires_at, released_by = 'expiry'
+WHERE address = %s AND reason = %s AND released_at IS NULL AND expires_at <= now()"""
 
 _SUPPRESS: Final = f"""
 INSERT INTO {_TABLE} AS s (id, address, reason, source, detail, expires_at, released_by)

@@ -23,8 +23,8 @@ REDIS: Final = Broker(options={"socket_connect_timeout": 5, "socket_timeout": 10
 # the hint is in it (https://www.rabbitmq.com/docs/confirms).
 RABBITMQ: Final = Broker(options={"confirm_publish": True}, queue_arguments={"x-queue-type": "quorum"})
 
-# A poll waits at Amazon until a hint comes, for ten seconds at most, and the next one follows soon: kombu's own pause of a
-# second between two would be added to every first hint.
+# A poll waits at Amazon until a hint comes, for ten seconds at most, and the next one follows soon: kombu's own pause
+# of a second between two would be added to every first hint.
 SQS: Final = Broker(
     options={
         "wait_time_seconds": 10,

@@ -8,6 +8,7 @@ from celery.signals import setup_logging
 from celery.worker import consumer
 from django.conf import settings
 from django_structlog.celery.steps import DjangoStructLogInitStep
+from kombu.transport import TRANSPORT_ALIASES
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
@@ -15,18 +16,20 @@ app = Celery("project")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
+TRANSPORT_ALIASES["sqs"] = "project.sqs:Transport"
+
 _worker_steps: set[type[bootsteps.Step]] = app.steps["worker"]
 _worker_steps.add(DjangoStructLogInitStep)
 
 
-class Consumer(consumer.Consumer):  # type: ignore[misc]  # has no types
+class Consumer(consumer.Consumer):
     """A worker's consumer without Celery's delayed delivery.
 
     That would declare 28 quorum queues on every RabbitMQ, for tasks with an ETA, and works with topic exchanges only
     (https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/rabbitmq.html). Here `run_at` is a column.
     """
 
-    class Blueprint(consumer.Consumer.Blueprint):  # type: ignore[misc]  # has no types
+    class Blueprint(consumer.Consumer.Blueprint):  # type: ignore[misc,valid-type]  # typed as a variable
         """The steps by which a consumer starts."""
 
         default_steps = [step for step in consumer.Consumer.Blueprint.default_steps if "DelayedDelivery" not in step]

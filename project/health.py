@@ -10,7 +10,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from mailer import outbox
-from mailer.doorbell import IMPATIENT
+from mailer.doorbell import impatient
 
 # Seconds that a probe gives the broker.
 PATIENCE = 1.0
@@ -51,7 +51,7 @@ def _ask_database() -> None:
 
 
 def _ask_broker() -> None:
-    with current_app.connection_for_read(connect_timeout=PATIENCE, transport_options=IMPATIENT) as broker:
+    with current_app.connection_for_read(connect_timeout=PATIENCE, transport_options=impatient(PATIENCE)) as broker:
         broker.ensure_connection(max_retries=1, interval_start=0, timeout=1)
         if broker.transport.driver_type == "redis":
             broker.default_channel.client.ping()  # type: ignore[attr-defined]  # of kombu's Redis channel

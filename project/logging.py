@@ -19,6 +19,7 @@ TOKEN = re.compile(
 )
 # Tokens by their shape, wherever they stand: an API token, and a link's (a challenge's id and its signature).
 SHAPES = re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{32}\.[\w-]{43}")
+SHORTEST = 32
 # Values under these names are never shown, whatever they look like.
 SECRET_NAMES = frozenset({"password", "token", "secret", "authorization", "cookie", "set-cookie", "api_key"})
 
@@ -30,6 +31,8 @@ def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 def _redacted(value: Any) -> Any:
     match value:
+        case str() if len(value) < SHORTEST and value.isidentifier():
+            return value  # most are names: no sign in it that an address or a token needs
         case str():
             # Looking for an address in a long text that has none would take time by the square of its length.
             value = ADDRESS.sub("<address>", value) if "@" in value else value

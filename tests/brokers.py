@@ -72,6 +72,15 @@ class RabbitMQ(OnAPort):
     def answers(self) -> bool:
         return ask_broker(self.url) is None
 
+    def has_kept(self, queue: str) -> bool:
+        """Tell whether a quorum queue would survive a crash.
+
+        Its name is written some seconds after it was declared. Without that, it comes back with no leader
+        (https://github.com/rabbitmq/rabbitmq-server/issues/15725).
+        """
+        names = self.directory / "data/hints@localhost/quorum/hints@localhost/names.dets"
+        return names.exists() and queue.encode() in names.read_bytes()
+
     def start(self) -> str:
         if self._mapper._process is None:
             self._mapper.start()
@@ -104,14 +113,14 @@ class RabbitMQ(OnAPort):
         return ["/usr/bin/env", *(f"{name}={value}" for name, value in variables.items()), str(RABBITMQ)]
 
 
-class Sqs(OnAPort):
-    """Amazon's SQS as moto plays it: the real wire format, and nothing kept when it ends."""
+class Moto(OnAPort):
+    """Amazon's services as moto plays them: the real wire formats, and nothing kept when it ends."""
 
     title = "moto"
 
     @property
     def url(self) -> str:
-        return f"sqs://nobody:nothing@127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.port}"
 
     def answers(self) -> bool:
         try:
@@ -121,6 +130,14 @@ class Sqs(OnAPort):
 
     def _command(self):
         return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+
+
+class Sqs(Moto):
+    """Amazon's SQS."""
+
+    @property
+    def url(self) -> str:
+        return f"sqs://nobody:nothing@127.0.0.1:{self.port}"
 
 
 BROKERS: Mapping[str, type[Server]] = {"valkey": Valkey, "rabbitmq": RabbitMQ, "sqs": Sqs}

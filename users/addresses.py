@@ -1,5 +1,6 @@
 """The canonical form of an address: what makes two spellings one person's."""
 
+import functools
 import re
 import unicodedata
 
@@ -28,8 +29,7 @@ def canonical(address: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", address).casefold()).strip()
     local, at, domain = folded.rpartition("@")
     try:
-        # UTS 46 mapping, as browsers and mail programs do it before the lookup.
-        result = f"{local}{at}{idna.encode(domain, uts46=True).decode('ascii')}"
+        result = f"{local}{at}{_encoded(domain)}"
     except UnicodeError as error:  # idna.IDNAError is one
         raise ValidationError(_("Enter a valid email address."), code="invalid") from error
     # Django's rules are for ASCII: what is beyond it counts as a letter, what is within is held to them.
@@ -37,6 +37,12 @@ def canonical(address: str) -> str:
     if max(len(result), len(address.strip())) > MAX_LENGTH or not result.isprintable():
         raise ValidationError(_("Enter a valid email address."), code="invalid")
     return result
+
+
+@functools.lru_cache(maxsize=4096)  # most people share a few domains
+def _encoded(domain: str) -> str:
+    """Return a domain in IDNA form, by the UTS 46 mapping, as browsers and mail programs do it before the lookup."""
+    return idna.encode(domain, uts46=True).decode("ascii")
 
 
 def loosely_canonical(address: str) -> str:

@@ -10,7 +10,7 @@ from mailer.verdicts import Verdict
 
 PROVIDER = Provider(
     name="smtp",
-    backend="django.core.mail.backends.smtp.EmailBackend",
+    backend="mailer.smtp.EmailBackend",
     over_http=False,
     refusals={
         **dict.fromkeys(range(400, 500), Verdict.NOT_SENT),

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Final
 
-import certifi
 from django.core.mail import get_connection
 from django.core.management import call_command
 from django.db import connection, transaction
@@ -257,7 +256,7 @@ def warm_up(provider: str) -> None:
     All of it is rolled back, so no thread is started that a child would lack; and no session is left to be inherited.
     """
     get_connection(providers.get(provider).backend)
-    couriers.trusting(certifi.where())
+    couriers.trusted()
     with transaction.atomic():
         for kind in (name for name, kind in KINDS.items() if kind.rendered):
             mode = Mode("", "", kind)

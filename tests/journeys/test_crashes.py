@@ -28,9 +28,9 @@ def by_message(provider):
 
 
 def test_worker_killed_again_and_again_sends_each_message_once(service, provider):
-    service.environment |= {"MAIL_LEASE_SECONDS": "1"}
+    service.environment |= {"MAIL_LEASE_SECONDS": "1", "MAIL_CONCURRENCY": "8"}
     # Some answers never come back, and no webhook tells of what was accepted until all has been tried again.
-    provider.faults(latency_ms=10, rate_reset_after=0.1, webhook_delay_ms=6000, seed=7)
+    provider.faults(latency_ms=100, rate_reset_after=0.1, webhook_delay_ms=6000, seed=7)
     service.web()
     service.beat()
     messages = [

@@ -1,11 +1,17 @@
 """Messages, deliveries and facts to test with."""
 
 import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from mailer import ledger, outbox
+import pytest
+from anymail.message import AnymailMessage
+from django.db import connection
+
+from mailer import couriers, ledger, letters, outbox, ses
 from mailer.ledger import Fact, Source, dedupe_key
 from mailer.models import DeliveryStatus, Message
 from mailer.outbox import Claimed
@@ -79,3 +85,60 @@ def standing(status: Status, **fields: Any) -> Fact:
     words = [event_type for event_type, means in EVENT_STATUS.items() if means is status]
     event_type = words[0] if words else "bounced"  # soft bounces have no word of their own
     return fact(event_type, status=status, **fields)
+
+
+def ask(sql: str, *parameters: object) -> float:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+        return float(cursor.fetchone()[0])
+
+
+def run(sql: str, *parameters: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(sql, parameters)
+
+
+def pass_time(name: str, seconds: float) -> None:
+    """Let this time have passed since all that is known of a provider."""
+    run(
+        "UPDATE mailer_providerstate SET refilled_at = refilled_at - make_interval(secs => %s),"
+        " blocked_until = blocked_until - make_interval(secs => %s) WHERE name = %s",
+        *(seconds, seconds, name),
+    )
+
+
+def make_due() -> None:
+    """Let the time to retry have come."""
+    run("UPDATE mailer_message SET run_at = now() - interval '1 second' WHERE state = 'retry'")
+
+
+def looks(count: int) -> Callable[[], bool]:
+    """Return what lets a drain claim so many times, and then no more."""
+    left: Iterator[bool] = iter([True] * count)
+    return lambda: next(left, False)
+
+
+def draft(*to: str, **fields: Any) -> AnymailMessage:
+    """Return a mail that was never queued."""
+    recipients = list(to or ["ada@example.com"])
+    return AnymailMessage(
+        **{"subject": "Hello", "body": "Good day.", "from_email": "accounts@example.com", "to": recipients, **fields}
+    )
+
+
+@pytest.fixture
+def fresh_threads() -> Iterator[None]:
+    """Have the courier's threads, and the connections that they keep, end with the test."""
+    letters.backend_at.cache_clear()
+    ses.forget()
+    yield
+    couriers.close()
+    ses.forget()
+    letters.backend_at.cache_clear()
+
+
+@pytest.fixture
+def thread() -> Iterator[ThreadPoolExecutor]:
+    """One thread, as a courier has many."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool

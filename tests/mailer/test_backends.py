@@ -331,14 +331,22 @@ def test_a_mail_that_one_provider_cannot_take_goes_to_the_other(db):
     message = queued(templated())
 
     assert message.context == {"providers": ["postmark"]}
-    assert routing.choose(message).name == "postmark"
+    assert routing.candidates(message) == ["postmark"]
 
 
 def test_a_mail_that_every_provider_takes_goes_where_all_others_go(db):
     message = queued(mail())
 
     assert message.context == {}
-    assert routing.choose(message).name == "resend"
+    assert routing.candidates(message) == ["resend", "postmark"]
+
+
+def test_a_mail_goes_only_where_its_kind_may(db, settings):
+    settings.MAIL_ROUTES = {"custom": ["resend"]}
+
+    assert queued(mail()).context == {}
+    with pytest.raises(Unsupported, match="resend: "):
+        queued(templated())
 
 
 def test_what_is_unsupported_may_be_ignored(db, settings):
@@ -347,10 +355,27 @@ def test_what_is_unsupported_may_be_ignored(db, settings):
     assert queued(templated()).context == {}
 
 
-def test_a_provider_that_takes_mime_takes_every_mail(db, limits):
-    limits("resend", over_http=False)
+@pytest.mark.parametrize("name", ["template_id", "merge_data", "merge_global_data", "merge_metadata", "merge_headers"])
+def test_a_provider_that_takes_mime_alone_takes_no_merge(db, settings, name):
+    settings.MAIL_PROVIDERS = ["smtp"]
+    email = mail()
+    setattr(email, name, {})
 
-    assert queued(templated()).context == {}
+    with pytest.raises(Unsupported, match=f"smtp: {name}"):
+        email.send()
+
+    assert queued(mail()).context == {}
+
+
+def test_a_provider_that_anymail_reaches_without_http_is_asked_what_it_takes(db, settings):
+    settings.MAIL_PROVIDERS = ["amazon_ses"]
+    email = mail()
+    email.merge_data = {"ada@example.com": {}}
+
+    with pytest.raises(Unsupported, match=r"amazon_ses: .*merge_data"):
+        email.send()
+
+    assert queued(mail()).context == {}
 
 
 def test_too_large_for_one_goes_to_the_other(db, limits):

@@ -13,7 +13,7 @@ from email.mime.text import MIMEText
 from email.utils import formataddr
 
 import pytest
-from anymail.exceptions import AnymailError
+from anymail.exceptions import AnymailNotSupportedWarning
 from anymail.message import AnymailMessage, attach_inline_image
 from anymail.utils import UNSET
 from django.core.mail import EmailAlternative, EmailMessage, EmailMultiAlternatives, get_connection
@@ -28,12 +28,28 @@ from mailer import content
 from mailer.models import Message
 from mailer.providers import PROVIDERS
 
+# Those that take a mail as fields; the others take its MIME.
+HTTP = [name for name, provider in PROVIDERS.items() if provider.over_http]
+# Anymail says of SendGrid that it no longer supports it.
+pytestmark = pytest.mark.filterwarnings(f"ignore::{AnymailNotSupportedWarning.__module__}.AnymailNotSupportedWarning")
+
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3
 RANDOM = [
     (rb"={15}\d{19}==", b"BOUNDARY"),
     (rb"(?m)^Date: .*$", b"Date: now"),
     (rb"(?m)^Message-ID:\s.*$", b"Message-ID: one"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def every_provider(settings):
+    """Give Anymail what each provider needs, and let it draw no ids of its own."""
+    needed = {name for provider in PROVIDERS.values() for name in provider.needs}
+    settings.ANYMAIL = {
+        "SENDGRID_GENERATE_MESSAGE_ID": False,
+        "UNISENDER_GO_GENERATE_MESSAGE_ID": False,
+        **{name: "https://api.example.com/v1" if name.endswith("_URL") else "value" for name in needed},
+    }
 
 
 def thawed(email: EmailMessage) -> AnymailMessage:
@@ -64,16 +80,17 @@ def request(email: EmailMessage, provider: str) -> object:
     backend = get_connection(PROVIDERS[provider].backend)
     try:
         parameters = backend.build_message_payload(email, {}).get_request_params(backend.api_url)
-    except AnymailError as error:
+    except Exception as error:  # noqa: BLE001  # some payloads stumble over what is not there, and not all by Anymail's errors
         return type(error), error.args
-    return {**parameters, "data": json.loads(parameters["data"])}
+    data = parameters["data"]
+    return {**parameters, "data": json.loads(data) if isinstance(data, str) else data}
 
 
 def assert_kept(email: EmailMessage) -> AnymailMessage:
     """Check that nothing of a mail is lost between the call and the provider."""
     other = thawed(email)
     assert mime(other) == mime(email)
-    for provider in PROVIDERS:
+    for provider in HTTP:
         assert request(other, provider) == request(email, provider)
     for name in (*content.ADDITIONS, "subject", "body", "from_email", "to", "cc", "bcc", "reply_to", "extra_headers"):
         assert getattr(other, name) == getattr(email, name, UNSET), name
@@ -315,7 +332,7 @@ def test_freeze_a_mail_of_pythons_as_anymail_writes_it(db):
 
     other = thawed(email)
 
-    for provider in PROVIDERS:
+    for provider in HTTP:
         assert request(other, provider) == request(email, provider)
 
 

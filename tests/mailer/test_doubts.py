@@ -25,7 +25,7 @@ def outcome(claim: Claimed, state: str, event_type: str, **fields) -> Outcome:
 
 def lapse(message: Message, **fields) -> None:
     """Let the lease of a message run out."""
-    change(message, lease_until=Now() - timedelta(seconds=1), **fields)
+    change(message, lease_until=Now() - timedelta(hours=1), **fields)
 
 
 @pytest.mark.parametrize("state", ["unknown", "sending", "retry", "dead", "expired", "leased"])

@@ -85,7 +85,7 @@ def test_relay_wakes_as_a_message_is_committed(started, simulator):
 def test_relay_sweeps_when_it_starts(started):
     message = enqueue()
     claim_one(message)
-    change(message, lease_until=Now() - timedelta(seconds=1))
+    change(message, lease_until=Now() - timedelta(hours=1))
 
     with started():
         wait_until(lambda: sent(message))
@@ -139,7 +139,7 @@ def signals():
 def test_relay_once_sweeps_and_drains_and_ends(db, simulator):
     waiting, left = enqueue(), enqueue()
     claim_one(left)
-    Message.objects.filter(state="leased").update(lease_until=Now() - timedelta(seconds=1))
+    Message.objects.filter(state="leased").update(lease_until=Now() - timedelta(hours=1))
 
     call_command("relay", "--once")
 

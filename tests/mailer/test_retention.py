@@ -7,7 +7,7 @@ import pytest
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
-from mailer import ledger, operators, outbox, retention, sender
+from mailer import ledger, operators, outbox, retention, sender, sweeping
 from mailer.ledger import own_fact
 from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message, Suppression
 from tests.conftest import in_threads
@@ -287,7 +287,7 @@ def test_erase_leaves_what_a_worker_has_and_says_so(db, simulator):
 
     assert {read(message).state for message in (leased, sending)} == {"leased", "sending"}
     Message.objects.update(lease_until=Now() - DAY)
-    outbox.sweep()
+    sweeping.sweep()
     sender.drain()
     erased = retention.erase(ADA)
     assert (erased.deliveries, erased.bodies, erased.under_way) == (2, 2, 0)

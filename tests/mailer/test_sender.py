@@ -74,7 +74,7 @@ def answering(prefer):
 def send_again() -> None:
     """Drain as if the time to retry had come, and no provider was left alone any more."""
     ProviderState.objects.all().delete()
-    Message.objects.filter(state="retry").update(run_at=Now() - timedelta(seconds=1))
+    Message.objects.filter(state="retry").update(run_at=Now() - timedelta(hours=1))
     sender.drain()
 
 
@@ -622,7 +622,7 @@ def test_drain_keeps_a_connection_after_any_answer(db, answering, settings, stat
     assert (len(server.requests), server.connections) == (5, 1)
 
 
-def test_drain_sends_at_once_what_it_has_threads_for(db, prefer, settings):
+def test_drain_sends_at_once_what_it_has_slots_for(db, prefer, settings):
     settings.MAIL_CONCURRENCY = 4
     together = threading.Barrier(4, timeout=20)
 
@@ -631,12 +631,13 @@ def test_drain_sends_at_once_what_it_has_threads_for(db, prefer, settings):
         return 200, {}, ACCEPTED["resend"]
 
     for _ in range(8):
-        enqueue()
+        enqueue(kind="account_exists")
     with tiny.serving(answer) as server:
         prefer("resend", server.url)
         sender.drain()
         couriers.close()
 
+    assert not together.broken
     assert len(server.requests) == 8
 
 

@@ -51,7 +51,7 @@ def test_deliver_stops_after_its_shift_and_rings_for_the_rest(db, simulator, mon
 def test_sweep_finds_what_a_dead_worker_left_and_rings(db, rung):
     message = enqueue()
     claim_one(message)
-    change(message, lease_until=Now() - timedelta(seconds=1))
+    change(message, lease_until=Now() - timedelta(hours=1))
 
     assert tasks.sweep.apply(throw=True).get() == {"retry": 1}
 

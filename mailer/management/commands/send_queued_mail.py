@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from mailer import operators, outbox, sender
+from mailer import doubts, operators, sender, sweeping
 from mailer.management.console import following
 
 
@@ -31,7 +31,9 @@ class Command(BaseCommand):
     def handle(self, *, seconds: float, **_: Any) -> None:
         """Send, and say how many messages were taken and how many are due still."""
         end = time.monotonic() + seconds
-        outbox.sweep()
+        sweeping.sweep()
+        while time.monotonic() < end and doubts.resolve():
+            pass
         with following(operators.due().count, "messages"):
             taken = sender.drain(keep_on=lambda: time.monotonic() < end)
         self.stdout.write(f"{taken} messages taken, {operators.due().count()} due.")

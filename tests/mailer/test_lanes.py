@@ -1,0 +1,263 @@
+"""Who goes first, and who never waits: priorities, the share of slots that is kept free, flows that take turns."""
+
+from datetime import timedelta
+
+import pytest
+from django.db import connection, transaction
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from mailer import outbox, sender
+from mailer.kinds import KINDS, PRIORITY
+from mailer.models import Message
+from mailer.outbox import Lane
+from tests.mailer.conftest import ask, change, enqueue, looks, read, run
+from tests.mailer.held import draining, held
+
+HOUR = timedelta(hours=1)
+
+
+def backlog(count: int, flow: str = "bulk", priority: int = PRIORITY["low"]) -> None:
+    """Let so many messages of one flow have waited for an hour."""
+    run(
+        "WITH written AS (INSERT INTO mailer_message (id, kind, dedupe_key, correlation_id, locale, state, priority,"
+        " flow, run_at, token, lease_owner, attempts, crashes, provider, context, secret, error_class)"
+        " SELECT gen_random_uuid(), 'welcome', gen_random_uuid(), '', 'en', 'pending', %s, %s,"
+        "  now() - interval '1 hour' + n * interval '1 ms', 0, '', 0, 0, '', '{}', false, ''"
+        " FROM generate_series(1, %s) n RETURNING id, run_at)"
+        " INSERT INTO mailer_deliverystatus (id, message_id, kind, recipient, recipient_canonical, provider,"
+        "  esp_message_id, status, status_rank, status_at, status_key, open_count, click_count)"
+        " SELECT id, id, 'welcome', %s || '@example.com', %s || '@example.com', '', '', 'queued', 10, run_at, '', 0, 0"
+        " FROM written",
+        *(priority, flow, count, flow, flow),
+    )
+
+
+def flows(claims: list[outbox.Claimed]) -> list[str]:
+    return [claim.message.flow for claim in claims]
+
+
+# --- Priorities -----------------------------------------------------------------------------------------
+
+
+def test_claim_goes_by_priority_then_by_time(db):
+    for name in ("low", "now", "medium", "high"):
+        backlog(2, name, PRIORITY[name])
+
+    claimed = [flow for _ in range(8) for flow in flows(outbox.claim("worker", 1))]
+
+    assert claimed == ["now", "now", "high", "high", "medium", "medium", "low", "low"]
+
+
+def test_claim_for_the_urgent_lane_leaves_bulk(db):
+    for name in PRIORITY:
+        backlog(2, name, PRIORITY[name])
+
+    claims = outbox.claim("worker", 100, Lane.URGENT)
+
+    assert sorted(flows(claims)) == ["high", "high", "now", "now"]
+    assert outbox.claim("worker", 100, Lane.URGENT) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "lane"),
+    [("now", Lane.URGENT), ("high", Lane.URGENT), ("medium", Lane.BULK), ("low", Lane.BULK)],
+)
+def test_lane_of_a_priority(name, lane):
+    assert Lane.of(PRIORITY[name]) is lane
+
+
+def test_mails_that_somebody_waits_for_are_urgent():
+    urgent = {name for name, kind in KINDS.items() if Lane.of(kind.priority) is Lane.URGENT}
+
+    assert urgent == {"verification", "account_exists", "test"}
+
+
+# --- Slots ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_half_of_the_slots_stay_free_for_what_is_urgent(settings):
+    settings.MAIL_CONCURRENCY = 8
+    backlog(40)
+    with held(settings, "resend") as provider, draining(provider):
+        provider.wait_for(4)
+        for number in range(6):
+            enqueue(f"urgent-{number}@example.com", kind="account_exists")
+        provider.wait_for(4, "urgent")
+
+        assert (provider.count("bulk@"), provider.count()) == (4, 8)
+
+    assert set(Message.objects.values_list("state", flat=True)) == {"sent"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_urgent_may_take_every_slot(settings):
+    settings.MAIL_CONCURRENCY = 8
+    backlog(20)
+    for number in range(20):
+        enqueue(f"urgent-{number}@example.com", kind="account_exists")
+    with held(settings, "resend") as provider, draining(provider) as drain:
+        provider.wait_for(8)
+        drain.look()
+
+        assert (provider.count("urgent-"), provider.count()) == (8, 8)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_one_slot_is_for_whoever_comes(settings):
+    settings.MAIL_CONCURRENCY = 1
+    backlog(3)
+    with held(settings, "resend") as provider, draining(provider) as drain:
+        provider.wait_for(1)
+        drain.look()
+
+        assert provider.count() == 1
+
+    assert ask("SELECT count(*) FROM mailer_message WHERE state = 'sent'") == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_several_providers_share_the_slots_and_the_preferred_one_gets_all(settings):
+    settings.MAIL_CONCURRENCY = 4
+    backlog(20, "urgent", PRIORITY["now"])
+    with held(settings, "resend", "postmark") as provider, draining(provider) as drain:
+        provider.wait_for(4)
+        drain.look()
+
+        assert provider.count() == 4
+    assert set(Message.objects.values_list("provider", flat=True)) == {"resend"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_provider_may_have_fewer_slots_of_its_own(settings):
+    settings.MAIL_CONCURRENCY, settings.MAIL_CONCURRENCY_BY_PROVIDER = 8, {"resend": 3}
+    backlog(20, "urgent", PRIORITY["now"])
+    with held(settings, "resend") as provider, draining(provider) as drain:
+        provider.wait_for(3)
+        drain.look()
+
+        assert provider.count() == 3
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_cannot_travel_together_takes_no_more_than_half(settings):
+    settings.MAIL_CONCURRENCY = 16
+    backlog(60)
+    # A repeat travels alone, also where the provider takes batches.
+    Message.objects.update(attempts=1)
+    with held(settings, "postmark") as provider, draining(provider) as drain:
+        provider.wait_for(8)
+        drain.look()
+        enqueue("urgent@example.com", kind="account_exists")
+        provider.wait_for(1, "urgent")
+
+        assert provider.count("bulk@") == 8
+
+
+# --- Flows ----------------------------------------------------------------------------------------------
+
+
+def test_flows_of_one_priority_share_a_claim(db):
+    backlog(5000, "newsletter")
+    backlog(3, "invoices")
+
+    claimed = flows(outbox.claim("worker", 8))
+
+    assert (claimed.count("invoices"), claimed.count("newsletter")) == (3, 4)
+
+
+def test_what_a_small_flow_leaves_goes_to_the_large_one(db):
+    backlog(100, "newsletter")
+    backlog(1, "invoices")
+
+    assert [len(outbox.claim("worker", 8)) for _ in range(2)] == [5, 8]
+
+
+def test_more_flows_than_slots_take_turns(db):
+    for number in range(6):
+        backlog(50, f"flow-{number}")
+
+    claimed = flows([claim for _ in range(60) for claim in outbox.claim("worker", 2)])
+
+    assert len(claimed) == 120
+    assert all(claimed.count(f"flow-{number}") > 0 for number in range(6))
+
+
+def test_a_flow_does_not_borrow_from_a_greater_priority(db):
+    backlog(6, "newsletter", PRIORITY["medium"])
+    backlog(3, "invoices", PRIORITY["low"])
+
+    assert set(flows(outbox.claim("worker", 6))) == {"newsletter"}
+
+
+def test_drain_does_not_starve_three_by_five_thousand(db, simulator, settings):
+    settings.MAIL_CONCURRENCY = 4
+    backlog(5000, "newsletter")
+    backlog(3, "invoices")
+
+    sender.drain(looks(6))
+
+    sent = [mail["to"][0] for mail in simulator.accepted()]
+    assert sent.count("invoices@example.com") == 3
+    assert sent.count("newsletter@example.com") >= 3
+
+
+# --- Time -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_for_later_goes_then_by_the_databases_clock(db, simulator):
+    message = enqueue(run_at=timezone.now() + HOUR)
+    assert sender.drain() == 0
+
+    run("UPDATE mailer_message SET run_at = now() + interval '1 microsecond'")
+    assert sender.drain() == 0
+    run("UPDATE mailer_message SET run_at = now()")
+
+    assert sender.drain() == 1
+    assert read(message).state == "sent"
+
+
+def test_what_is_due_later_does_not_hold_up_its_flow(db):
+    later = [enqueue(run_at=timezone.now() + HOUR) for _ in range(3)]
+    due = enqueue()
+    change(later[0], run_at=Now() - HOUR)
+
+    assert {claim.message.pk for claim in outbox.claim("worker", 10)} == {later[0].pk, due.pk}
+
+
+# --- Behind a backlog -----------------------------------------------------------------------------------
+
+
+def buffers_of_a_claim(limit: int) -> int:
+    """Return how many pages a claim touches; it is undone."""
+    plans = []
+
+    def explain(execute, sql, params, many, context):
+        with context["connection"].connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", params)
+            plans.append(cursor.fetchone()[0][0]["Plan"])
+        return execute(sql, params, many, context)
+
+    with transaction.atomic():
+        with connection.execute_wrapper(explain):
+            outbox.claim("worker", limit)
+        transaction.set_rollback(True)
+    (plan,) = plans
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+def test_a_claim_from_a_hundred_thousand_touches_little_more_than_from_a_thousand(db, simulator):
+    backlog(1000)
+    run("ANALYZE mailer_message, mailer_deliverystatus, mailer_attempt")
+    few = buffers_of_a_claim(8)
+    backlog(99_000)
+    run("ANALYZE mailer_message, mailer_deliverystatus, mailer_attempt")
+
+    many = buffers_of_a_claim(8)
+
+    # Some indexes have grown by a level, which each way through them goes down.
+    assert many < 1.6 * few
+    fresh = enqueue(kind="account_exists")
+    (claim,) = outbox.claim("worker", 1)
+    assert claim.message.pk == fresh.pk
