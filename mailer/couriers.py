@@ -155,9 +155,19 @@ def _keep(task: asyncio.Task[None]) -> None:
     task.add_done_callback(_tasks.discard)
 
 
+def authorities() -> str:
+    """Return the file of those whom `requests` trusts: REQUESTS_CA_BUNDLE, or else certifi's."""
+    return os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where()
+
+
 def trusted() -> ssl.SSLContext:
-    """Return a TLS context that trusts whom `requests` trusts: REQUESTS_CA_BUNDLE, or else certifi's authorities."""
-    return ssl.create_default_context(cafile=os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where())
+    """Return a TLS context that trusts these authorities; all who ask share it."""
+    return _trusting(authorities())
+
+
+@functools.cache  # to read some hundred authorities takes 20 ms of CPU
+def _trusting(file: str) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=file)
 
 
 def _session() -> aiohttp.ClientSession:

@@ -130,7 +130,7 @@ class _Drain:
             bulk -= parcel.slots * (parcel.lane is Lane.BULK)
             busy[parcel.provider.name] += parcel.slots
         names = {*settings.MAIL_PROVIDERS, *PROVIDERS.keys() & limits.keys()}
-        return Room(free, bulk, {name: min(free, limits.get(name, free + busy[name]) - busy[name]) for name in names})
+        return Room(free, bulk, {name: min(free, _limit(name) - busy[name]) for name in names})
 
     def _wanted(self, room: Room) -> dict[str, int]:
         """Return how many messages each provider may be given."""
@@ -221,6 +221,13 @@ def _prepare(claims: Sequence[Claimed], budget: Budget, room: Room) -> Packed:
     if not going:
         return replace(packed, parcels=[])
     return replace(packed, parcels=packing.granted(packed.parcels, outbox.intend(going, admitted.facts)))
+
+
+def _limit(name: str) -> int:
+    """Return how many requests a provider may have under way: at most one a thread, where threads carry them."""
+    most: int = settings.MAIL_CONCURRENCY_BY_PROVIDER.get(name, settings.MAIL_CONCURRENCY)
+    provider = PROVIDERS.get(name)
+    return most if provider is None or provider.over_http else min(most, THREADS)
 
 
 def _preference(name: str) -> int:

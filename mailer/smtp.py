@@ -6,6 +6,7 @@ whatever goes wrong before that end has left, nothing was sent; what goes wrong 
 
 import re
 import smtplib
+import ssl
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -130,9 +131,10 @@ class EmailBackend(smtp.EmailBackend):
     @property
     def ssl_context(self) -> Any:
         """Return a context that verifies the server; Django's verifies by no authority where there is a client key."""
-        context = couriers.trusted()
-        if self.ssl_certfile:
-            context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
+        if not self.ssl_certfile:
+            return couriers.trusted()
+        context = ssl.create_default_context(cafile=couriers.authorities())
+        context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
         return context
 
     def deliver(self, email: AnymailMessage, provider: Provider) -> Answer:

@@ -12,16 +12,16 @@ USUAL_LENGTH: Final = 220.0
 # How often each of these happens in such a time, and in a shorter storm, too.
 TIMES: Final = {"flush": 5, "cut_off": 3, "restart_database": 3, "freeze": 6}
 
-# What the provider does wrong, a part of the storm each.
+# What the provider does wrong, a part of the storm each. It takes its time, so that each kill finds requests under way.
 FAULTS: Final[tuple[dict[str, Any], ...]] = (
-    {"latency_ms": 20, "webhook_early": True},
-    {"latency_ms": 50, "rate_429": 0.1},
-    {"rate_5xx_before": 0.05, "rate_5xx_after": 0.05, "webhook_duplicate": 0.3},
-    {"latency_ms": 30, "rate_reset_before": 0.05, "rate_reset_after": 0.05, "webhook_shuffle": True},
-    {"rate_unreadable": 0.2, "webhook_delay_ms": 2000, "webhook_late_ms": 3000},
-    {"latency_ms": 20, "rate_hang": 0.01, "hang_ms": 15_000, "webhook_shuffle": True, "webhook_late_ms": 1000},
+    {"latency_ms": 200, "webhook_early": True},
+    {"latency_ms": 200, "rate_429": 0.1},
+    {"latency_ms": 100, "rate_5xx_before": 0.05, "rate_5xx_after": 0.05, "webhook_duplicate": 0.3},
+    {"latency_ms": 200, "rate_reset_before": 0.05, "rate_reset_after": 0.05, "webhook_shuffle": True},
+    {"latency_ms": 100, "rate_unreadable": 0.2, "webhook_delay_ms": 2000, "webhook_late_ms": 3000},
+    {"latency_ms": 200, "rate_hang": 0.01, "hang_ms": 15_000, "webhook_shuffle": True, "webhook_late_ms": 1000},
     {
-        "latency_ms": 100,
+        "latency_ms": 300,
         "rate_429": 0.02,
         "rate_429_bare": 0.02,
         "rate_5xx_before": 0.02,

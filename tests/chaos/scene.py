@@ -16,7 +16,7 @@ from django.core.mail import get_connection
 from django.core.management import call_command
 from django.db import connection, transaction
 
-from mailer import kinds, outbox, providers, sender, sweeping
+from mailer import couriers, kinds, outbox, providers, sender, sweeping
 from mailer.kinds import KINDS
 from tests.chaos import checks, evidence
 from tests.chaos.aftermath import is_at_rest, let_minutes_pass
@@ -47,6 +47,7 @@ UPDATE mailer_message
 SET run_at = run_at + interval '1 day', lease_until = lease_until + interval '1 day',
     inquire_at = inquire_at + interval '1 day'
 WHERE finished_at IS NULL AND run_at < now() + interval '12 hours'"""
+FORGIVE: Final = "DELETE FROM mailer_providerstate"
 BRING_BACK: Final = """
 UPDATE mailer_message m
 SET run_at = run_at - interval '1 day', lease_until = lease_until - interval '1 day',
@@ -70,6 +71,9 @@ class Scene:
         self.say = say
         # Plain SQL from here: a child that is forked must find no session of Django's.
         self.sql = connect(database)
+        self.sql.execute(
+            "SET synchronous_commit = off"
+        )  # of what is moved about here; the service's commits are durable
         self.killed: dict[str, int] = {}
         self.promised: list[str] = []
         self.posted: list[dict[str, Any]] = []
@@ -174,8 +178,9 @@ class Scene:
         return int(row[0]) if row else 0
 
     def set_aside(self) -> None:
-        """Put all that is unfinished out of sight."""
+        """Put all that is unfinished out of sight, and what is remembered of the provider's failures."""
         self.sql.execute(SET_ASIDE)
+        self.sql.execute(FORGIVE)
 
     def _hook_of(self, address: str) -> dict[str, Any]:
         """Return the first webhook about the mail to an address."""
@@ -251,6 +256,7 @@ def warm_up(provider: str) -> None:
     All of it is rolled back, so no thread is started that a child would lack; and no session is left to be inherited.
     """
     get_connection(providers.get(provider).backend)
+    couriers.trusted()
     with transaction.atomic():
         for kind in (name for name, kind in KINDS.items() if kind.rendered):
             mode = Mode("", "", kind)

@@ -247,17 +247,17 @@ def buffers_of_a_claim(limit: int) -> int:
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
 
-def test_a_backlog_of_a_hundred_thousand_costs_what_one_of_a_hundred_does(db, simulator):
-    backlog(100)
+def test_a_claim_from_a_hundred_thousand_touches_little_more_than_from_a_thousand(db, simulator):
+    backlog(1000)
     run("ANALYZE mailer_message, mailer_deliverystatus, mailer_attempt")
     few = buffers_of_a_claim(8)
-    backlog(100_000)
+    backlog(99_000)
     run("ANALYZE mailer_message, mailer_deliverystatus, mailer_attempt")
 
     many = buffers_of_a_claim(8)
 
-    # An index grows by a level or two, which each way through it goes down.
-    assert few / 2 < many < 2 * few
+    # Some indexes have grown by a level, which each way through them goes down.
+    assert many < 1.6 * few
     fresh = enqueue(kind="account_exists")
     (claim,) = outbox.claim("worker", 1)
     assert claim.message.pk == fresh.pk
