@@ -23,6 +23,8 @@ from tests.conftest import PATIENCE, free_port, wait_until
 # Seconds that a ring may take, and those that many of them may: far more than any needs, far less than a broker's.
 SOON = 0.05
 QUEUE = settings.HINTS_QUEUE
+# Those of a test's ringers.
+LINES: list[Line] = []
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,9 @@ def broker(server, monkeypatch):
         client.flushall()
         client.config_set("maxmemory", 0)
         yield client
+        for line in (doorbell._line(os.getpid()), *LINES):  # else a later test finds them there
+            line.hang_up()
+        LINES.clear()
         client.config_set("maxmemory", 0)
 
 
@@ -63,6 +68,7 @@ def frozen():
 
 def ringer() -> Ringer:
     line = Line()
+    LINES.append(line)
     return Ringer(line.publish, line.hang_up)
 
 
