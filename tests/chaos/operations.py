@@ -3,8 +3,6 @@
 Importing this wants Django to be set up.
 """
 
-import base64
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -14,20 +12,13 @@ from typing import Any, Final
 from django.test import Client
 
 from mailer import doubts, outbox, sender, sweeping
-from simulator import resend
-from tests.chaos.ground import HOOK_PASSWORD, SVIX_SECRET
+from tests.chaos.hooks import signed
 from tests.chaos.modes import Mode
 from users import challenges
 from users.models import EmailChallenge, User
 
 # Not in the password list, and found in no other text.
 PASSWORD: Final = "a-violet-Zeppelin-over-Lisbon"
-
-# How a provider signs its webhook: (hook, body) -> headers.
-SIGNED: Final[dict[str, Callable[[dict[str, Any], str], dict[str, str]]]] = {
-    "postmark": lambda _, __: {"Authorization": f"Basic {base64.b64encode(f'hook:{HOOK_PASSWORD}'.encode()).decode()}"},
-    "resend": lambda hook, body: resend.webhook_headers(hook["id"], body, resend.secret_bytes(SVIX_SECRET)),
-}
 
 
 class Left(StrEnum):
@@ -128,9 +119,7 @@ def ingest(_mode: Mode, point: Point) -> None:
 
 def post(visitor: Client, hook: dict[str, Any]) -> int:
     """Post a webhook as its provider does; return the answer's status."""
-    body = json.dumps(hook["body"])
-    headers = SIGNED[hook["provider"]](hook, body)
-    path = f"/webhooks/{hook['provider']}/"
+    path, body, headers = signed(hook)
     return int(visitor.post(path, body, content_type="application/json", headers=headers).status_code)
 
 

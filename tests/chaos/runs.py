@@ -119,13 +119,14 @@ def storm(plan: Plan, progress: Progress) -> Figures:
     with standing(HOME / "storm", webhooks=True, kit=plan.kit, **environ) as ground:
         raging = _storm(SERVICE, ground, plan, plan.registrations, progress)
         raging.messages = plan.messages
+        told: set[int] = set()
         try:
             visitors = raging.rage()
-            recovery_s = aftermath.come_to_rest(ground, QUIET)
+            recovery_s = aftermath.come_to_rest(ground, QUIET, told)
         finally:
             raging.stop()
         return {
-            **aftermath.judge(ground, visitors.answered),
+            **aftermath.judge(ground, visitors.answered, told),
             "registrations": len(visitors.answered),
             "kills": raging.kills,
             "deadlocks": deadlocks(ground),

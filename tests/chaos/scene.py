@@ -21,10 +21,10 @@ from mailer.kinds import KINDS
 from tests.chaos import checks, evidence
 from tests.chaos.aftermath import is_at_rest, let_minutes_pass
 from tests.chaos.ground import PATIENCE, Provider, connect, until
+from tests.chaos.hooks import SIGNED
 from tests.chaos.modes import Mode
 from tests.chaos.operations import (
     OPERATIONS,
-    SIGNED,
     Left,
     Operation,
     Point,
