@@ -127,3 +127,54 @@ def test_resolve_leaves_what_it_no_longer_knows_to_an_operator(doubted, settings
 
     assert (read(gone).state, read(gone).inquire_at) == ("unknown", None)
     assert read(known).state == "retry"
+
+
+def test_resolve_asks_again_where_the_provider_does_not_tell(doubted, simulator):
+    message = doubted(rate_5xx_before=1)
+    message.tries.update(started_at=Now() - HOUR)
+    simulator.faults(rate_search_5xx=1)
+
+    assert doubts.resolve() == 1
+    assert (read(message).state, read(message).inquire_at is None) == ("unknown", False)
+
+    change(message, inquire_at=Now() - timedelta(seconds=1), first_ambiguous_at=Now() - 2 * HOUR)
+    assert doubts.resolve() == 1
+    assert (read(message).state, read(message).repeats) == ("retry", 1)
+
+
+@pytest.mark.parametrize(("kind", "state", "repeats"), [("account_exists", "retry", 1), ("welcome", "unknown", 0)])
+def test_resolve_decides_by_its_kind_what_nobody_can_tell(doubted, settings, kind, state, repeats):
+    settings.MAIL_PROVIDERS = ["mailjet"]
+    message = doubted(rate_5xx_before=1)
+    change(message, kind=kind)
+
+    assert doubts.resolve() == 1
+
+    row = read(message)
+    assert (row.state, row.repeats, row.inquire_at) == (state, repeats, None)
+
+
+def test_resolve_leaves_a_doubt_its_grace(doubted):
+    message = doubted(rate_5xx_before=1)
+    change(message, inquire_at=Now() + HOUR)
+
+    assert doubts.resolve() == 0
+
+
+def test_resolve_settles_the_others_before_it_raises_what_nobody_foresaw(doubted, settings, monkeypatch):
+    settings.MAIL_PROVIDERS = ["mailjet"]
+    first, second = doubted(rate_5xx_before=1), doubted(rate_5xx_before=1)
+    change(first, inquire_at=Now() - HOUR)
+    resolve = doubts._resolve
+
+    def stumble(doubt):
+        if doubt.message_id == first.pk:
+            raise ZeroDivisionError
+        resolve(doubt)
+
+    monkeypatch.setattr(doubts, "_resolve", stumble)
+
+    with pytest.raises(ZeroDivisionError):
+        doubts.resolve()
+
+    assert (read(first).state, read(second).state) == ("unknown", "retry")

@@ -208,6 +208,7 @@ def test_reports_that_come_as_a_message_goes_are_parked():
 # --- By address ---------------------------------------------------------------------------------------
 
 ADA, BOB = "ada@example.com", "bob@example.com"
+ADAS_NAME = r"\mada\M"  # as a word: identifiers in hex may hold these letters
 
 
 def shared(**fields: Any) -> Message:
@@ -223,13 +224,13 @@ def to(message: Message, recipient: str) -> DeliveryStatus:
     return message.deliveries.get(recipient=recipient)
 
 
-def written_anywhere(text: str) -> set[str]:
-    """Return the tables of `mailer` with a text in any column of any row."""
+def written_anywhere(pattern: str) -> set[str]:
+    """Return the tables of `mailer` where any column of any row matches a regular expression of PostgreSQL's."""
     tables = [model._meta.db_table for model in (Message, Attempt, DeliveryStatus, DeliveryEvent, Suppression)]
     found = set()
     with connection.cursor() as cursor:
         for table in tables:
-            cursor.execute(f"SELECT count(*) FROM {table} t WHERE t::text ILIKE %s", [f"%{text}%"])
+            cursor.execute(f"SELECT count(*) FROM {table} t WHERE t::text ~* %s", [pattern])
             if cursor.fetchone() != (0,):
                 found.add(table)
     return found
@@ -251,7 +252,7 @@ def test_erase_leaves_no_trace_and_the_statistics(db):
 
     erased = retention.erase(" Ada@EXAMPLE.com ")
 
-    assert written_anywhere("ada") == set()
+    assert written_anywhere(ADAS_NAME) == set()
     assert erased == retention.Erased(deliveries=1, events=3, bodies=1, suppressions=1)
     row = DeliveryStatus.objects.get(pk=delivery.pk)
     assert (row.status, row.kind, row.provider, row.recipient) == ("bounced", "welcome", "", "")
@@ -291,7 +292,7 @@ def test_erase_leaves_what_a_worker_has_and_says_so(db, simulator):
     sender.drain()
     erased = retention.erase(ADA)
     assert (erased.deliveries, erased.bodies, erased.under_way) == (2, 2, 0)
-    assert written_anywhere("ada") == set()
+    assert written_anywhere(ADAS_NAME) == set()
 
 
 @pytest.mark.parametrize(("doubted", "status"), [({}, "cancelled"), ({"first_ambiguous_at": Now()}, "unknown")])
@@ -386,7 +387,7 @@ def test_erase_beside_reports_and_the_erasure_of_another_does_not_deadlock():
     for address in (ADA, BOB):
         retention.erase(address)  # what the other one held at the time
 
-    assert written_anywhere("@example.com") == set()
+    assert written_anywhere("@example[.]com") == set()
     assert {read(message).state for message in messages} == {"cancelled"}
     assert set(DeliveryStatus.objects.values_list("status", flat=True)) == {"delivered"}
 
