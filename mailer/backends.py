@@ -24,7 +24,7 @@ from django.db import Error as DatabaseError
 from django.db import transaction
 from django.utils.translation import get_language
 
-from mailer import content, files, outbox, providers
+from mailer import content, files, outbox, providers, smtp
 from mailer.content import Frozen
 from mailer.exceptions import MailerError, TooLarge, TooManyRecipients, Unqueueable, Unsupported
 from mailer.kinds import PRIORITY
@@ -180,6 +180,10 @@ def _try(provider: Provider, email: AnymailMessage, size: int, recipients: int) 
         # Such a one takes MIME and nothing else: it would show all recipients to each of them, and fill no template.
         if merged := [name for name in MERGED if getattr(email, name, None) not in (None, UNSET)]:
             raise Unsupported(", ".join(merged))
+        try:
+            smtp.Mail.of(email)
+        except smtp.NeedsUtf8 as error:
+            raise Unsupported(type(error).__name__) from None
         return
     try:
         payload = backend.build_message_payload(email, backend.send_defaults)

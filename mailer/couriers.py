@@ -18,6 +18,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import aiohttp
 import certifi
+from django.core.exceptions import ImproperlyConfigured
 
 T = TypeVar("T")
 
@@ -75,7 +76,11 @@ class Courier:
         self._pool: ThreadPoolExecutor | None = None
 
     def send(self, request: Request, about: T, ended: "SimpleQueue[Ended[T]]") -> None:
-        """Make a request and return at once; its `Response`, or why there is none, goes into the queue."""
+        """Make a request and return at once; its `Response`, or why there is none, goes into the queue.
+
+        Raises `ImproperlyConfigured` where nobody can be trusted.
+        """
+        trusted()  # raises here what would else look like a request that failed
         loop = self._running()
 
         async def carry() -> None:
@@ -87,7 +92,8 @@ class Courier:
         loop.call_soon_threadsafe(lambda: _keep(loop.create_task(carry())))
 
     def ask(self, request: Request) -> Response:
-        """Make a request and wait for its answer. Raises one of `UNANSWERED`."""
+        """Make a request and wait for its answer. Raises one of `UNANSWERED`, and `ImproperlyConfigured`."""
+        trusted()
         return asyncio.run_coroutine_threadsafe(self._carry(request), self._running()).result()
 
     def work(self, function: Callable[[], Any], about: T, ended: "SimpleQueue[Ended[T]]", threads: int) -> Future[Any]:
@@ -156,7 +162,7 @@ def _keep(task: asyncio.Task[None]) -> None:
 
 
 def authorities() -> str:
-    """Return the file of those whom `requests` trusts: REQUESTS_CA_BUNDLE, or else certifi's."""
+    """Return the file, or directory, of those whom `requests` trusts: REQUESTS_CA_BUNDLE, or else certifi's."""
     return os.environ.get("REQUESTS_CA_BUNDLE") or certifi.where()
 
 
@@ -166,8 +172,13 @@ def trusted() -> ssl.SSLContext:
 
 
 @functools.cache  # to read some hundred authorities takes 20 ms of CPU
-def _trusting(file: str) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=file)
+def _trusting(path: str) -> ssl.SSLContext:
+    if os.path.isdir(path):  # noqa: PTH112  # what `requests` asks, too
+        return ssl.create_default_context(capath=path)
+    try:
+        return ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise ImproperlyConfigured(f"REQUESTS_CA_BUNDLE: {path} cannot be read: {type(error).__name__}") from error
 
 
 def _session() -> aiohttp.ClientSession:

@@ -7,7 +7,7 @@ from typing import Final
 from anymail.message import AnymailRecipientStatus
 from django.conf import settings
 
-from mailer.ledger import Fact, own_fact
+from mailer.ledger import MAX_IDENTIFIER, Fact, own_fact, text_of
 from mailer.models import Message
 from mailer.outbox import EVENT_OF_STATE, Claimed, Outcome, Recipient
 from mailer.providers import Provider
@@ -33,13 +33,14 @@ EVENT_OF_ANSWER: Final = {"rejected": "rejected", "invalid": "rejected", "failed
 def conclude(claim: Claimed, provider: Provider, answer: Answer) -> Outcome:
     """Decide what follows from an answer."""
     message = claim.message
-    charged = answer.verdict in CHARGED
     doubted = claim.doubted_for is not None or answer.verdict is Verdict.AMBIGUOUS
+    charged = answer.verdict in CHARGED or (doubted and answer.verdict is Verdict.PERMANENT)
     match answer.verdict:
         case Verdict.ACCEPTED:
             state = State.SENT
         case Verdict.PERMANENT:
-            state = State.DEAD
+            # What refuses a repeat says nothing of the attempt before it.
+            state = State.UNKNOWN if doubted else State.DEAD
         case Verdict.AMBIGUOUS if not is_repeatable(claim, provider):
             state = State.UNKNOWN
         case _ if is_exhausted(message.attempts + charged, claim.age):
@@ -76,7 +77,7 @@ def ended(claim: Claimed, state: str, error_class: str, reason: str = "") -> Out
         message_id=claim.message.pk,
         token=claim.message.token,
         state=state,
-        inquire_in=0.0 if state == State.UNKNOWN else None,
+        inquire_in=settings.MAIL_GRACE_SECONDS if state == State.UNKNOWN else None,
         error_class=error_class,
         facts=told(claim, EVENT_OF_STATE[state], reason or error_class),
     )
@@ -123,7 +124,7 @@ def _facts(claim: Claimed, provider: Provider, answer: Answer, state: str) -> tu
             recipient.delivery_id,
             claim.message.token,
             provider=provider.name,
-            esp_message_id=str(said.message_id or "") if said else "",
+            esp_message_id=text_of(said.message_id or "", MAX_IDENTIFIER) if said else "",
             detail=answer.error_class,
         )
         for recipient in claim.recipients

@@ -12,12 +12,14 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
 
 from mailer import couriers, kinds, ledger, letters
 from mailer.couriers import UNANSWERED
 from mailer.decisions import is_exhausted
-from mailer.ledger import Fact, Source, own_fact
+from mailer.exceptions import DATABASE_LOST
+from mailer.ledger import MAX_IDENTIFIER, Fact, Source, own_fact, text_of
 from mailer.letters import UNREADABLE
 from mailer.models import Attempt, DeliveryStatus, Message
 from mailer.outbox import EVENT_OF_STATE, LOG_EVENT, TERMINAL
@@ -32,6 +34,8 @@ State = Message.State
 LIMIT: Final = 20
 # Seconds after which a provider that does not tell is asked no more.
 PATIENCE: Final = 3600.0
+# Seconds at least between two questions about one message.
+AGAIN: Final = 10.0
 # Seconds for which whoever asks has a doubt for himself.
 HELD: Final = 60.0
 
@@ -56,31 +60,32 @@ class Doubt:
 def resolve(limit: int = LIMIT) -> int:
     """Look into doubts whose grace is over; return how many. Safe in any number of processes: each has its own.
 
-    An error that nobody foresaw is raised once the others are settled; its doubt comes up again.
+    A provider that does not answer is asked once a round: the other doubts about it come up again.
     """
     with connection.cursor() as cursor:
         cursor.execute(_CLAIM, {"limit": limit, "held": HELD, "crashes": MAX_CRASHES})
         doubts = [Doubt(*row) for row in cursor.fetchall()]
-    errors: list[Exception] = []
+    silent: set[str] = set()
     for doubt in doubts:
         try:
-            _resolve(doubt)
-        except Exception as error:  # noqa: BLE001  # raised in the end
-            errors.append(error)
-    if errors:
-        raise errors[0]
+            _resolve(doubt, silent)
+        except DATABASE_LOST:
+            raise
+        except Exception:
+            # One that nobody foresaw must not keep the others, and all mail, waiting. Its doubt comes up again.
+            log.exception("doubt_failed", message_id=str(doubt.message_id), provider=doubt.provider)
     return len(doubts)
 
 
-def _resolve(doubt: Doubt) -> None:
+def _resolve(doubt: Doubt, silent: set[str]) -> None:
     provider = PROVIDERS.get(doubt.provider)
-    found = _ask(provider, doubt) if provider else None
+    found = _ask(provider, doubt, silent) if provider else None
     if found:
         _settle(doubt, State.SENT, _found(doubt, found))
         return
     proves_after = _proves_after(provider)
     never_had = found is not None and proves_after is not None and doubt.last_age >= proves_after
-    if proves_after is not None and not never_had and doubt.doubted_for < PATIENCE:
+    if proves_after is not None and not never_had and doubt.last_age < max(PATIENCE, 2 * proves_after):
         _put_off(doubt)
         return
     is_over = doubt.is_late or doubt.is_deadly or is_exhausted(doubt.attempts, doubt.age)
@@ -103,16 +108,18 @@ def _proves_after(provider: Provider | None) -> float | None:
     return provider.search.complete_after.total_seconds() if seconds is None else seconds
 
 
-def _ask(provider: Provider, doubt: Doubt) -> list[str] | None:
+def _ask(provider: Provider, doubt: Doubt, silent: set[str]) -> list[str] | None:
     """Return the provider's ids of what it accepted of a message; None where it did not tell."""
-    if provider.search is None:
+    if provider.search is None or provider.name in silent:
         return None
     try:
         response = couriers.of_this_process().ask(letters.inquiry_for(provider.search, provider, str(doubt.message_id)))
         body = letters.decoded(response)
         if provider.verdict(response.status, body) is Verdict.ACCEPTED:
             return provider.search.found(body)
-    except (*UNANSWERED, *UNREADABLE) as error:
+    except (*UNANSWERED, *UNREADABLE, ImproperlyConfigured) as error:
+        if isinstance(error, UNANSWERED):
+            silent.add(provider.name)
         log.warning("inquiry_failed", provider=provider.name, error_class=type(error).__name__)
         return None
     log.warning("inquiry_failed", provider=provider.name, http_status=response.status)
@@ -126,7 +133,7 @@ def _found(doubt: Doubt, identifiers: list[str]) -> list[Fact]:
             delivery,
             f"found {doubt.token}",
             provider=doubt.provider,
-            esp_message_id=identifiers[0],
+            esp_message_id=text_of(identifiers[0], MAX_IDENTIFIER),
             source=Source.POLL,
         )
         for delivery in doubt.deliveries
@@ -159,7 +166,7 @@ def _settle(doubt: Doubt, state: str, facts: list[Fact] | None = None, *, is_ris
 
 def _put_off(doubt: Doubt) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(_PUT_OFF, [settings.MAIL_GRACE_SECONDS, doubt.message_id, doubt.token])
+        cursor.execute(_PUT_OFF, [max(settings.MAIL_GRACE_SECONDS, AGAIN), doubt.message_id, doubt.token])
 
 
 def confirm(message_ids: Iterable[UUID]) -> int:
@@ -198,14 +205,19 @@ SELECT m.id, m.token, m.kind, m.provider, m.attempts,
        m.crashes >= %(crashes)s, m.expires_at IS NOT NULL AND m.expires_at <= now(),
        ARRAY(SELECT d.id FROM {_DELIVERY} d WHERE d.message_id = m.id AND d.status <> 'suppressed' ORDER BY d.id)
 FROM held m, LATERAL (
-    SELECT min(a.started_at) AS first, max(a.started_at) AS last FROM {_ATTEMPT} a WHERE a.message_id = m.id) tried"""
+    SELECT min(a.started_at) FILTER (WHERE a.started_at >= coalesce(m.retried_at, '-infinity')) AS first,
+           max(a.started_at) AS last
+    FROM {_ATTEMPT} a WHERE a.message_id = m.id) tried"""
 
-# A repeat begins a doubt of its own: a key, where there is one, lives from then on.
+# A repeat begins a doubt of its own: a key, where there is one, lives from then on. What its provider never had is in
+# no doubt any more, and any provider may have it.
 _SETTLE: Final = f"""
 UPDATE {_MESSAGE} m
 SET state = %(state)s, inquire_at = NULL, repeats = m.repeats + %(risky)s::int,
     run_at = CASE %(state)s WHEN 'retry' THEN now() ELSE m.run_at END,
-    first_ambiguous_at = CASE %(state)s WHEN 'retry' THEN now() ELSE m.first_ambiguous_at END,
+    first_ambiguous_at = CASE %(state)s WHEN 'retry' THEN CASE WHEN %(risky)s THEN now() END
+        ELSE m.first_ambiguous_at END,
+    provider = CASE WHEN %(state)s = 'retry' AND NOT %(risky)s THEN '' ELSE m.provider END,
     finished_at = CASE WHEN %(state)s = ANY(%(terminal)s) THEN now() END,
     content = CASE WHEN m.secret AND %(state)s = ANY(%(terminal)s) THEN NULL ELSE m.content END
 WHERE m.id = %(id)s AND m.state = 'unknown' AND m.token = %(token)s"""

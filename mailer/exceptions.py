@@ -1,5 +1,12 @@
 """What can go wrong in `mailer`."""
 
+from typing import Final
+
+from django.db import InterfaceError, OperationalError
+
+# What a query raises while the database is away, or has ended our session.
+DATABASE_LOST: Final = (OperationalError, InterfaceError)
+
 
 class MailerError(Exception):
     """The base of this app's errors."""

@@ -215,7 +215,7 @@ DELETE FROM {_ATTACHMENT} WHERE id IN (
     SELECT a.id FROM {_ATTACHMENT} a
     WHERE NOT EXISTS (
         SELECT FROM {_MESSAGE} m
-        WHERE m.id = a.message_id AND (m.finished_at IS NULL OR m.content IS NOT NULL))
+        WHERE m.id = a.message_id AND m.content IS NOT NULL)
     ORDER BY a.id LIMIT %s
     FOR UPDATE SKIP LOCKED)
 RETURNING digest"""

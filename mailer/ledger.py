@@ -72,9 +72,20 @@ class Recorded:
     new_status: str
 
 
+# Characters of a provider's id that are kept.
+MAX_IDENTIFIER: Final = 255
+
+
 def dedupe_key(*parts: object) -> str:
     """Return the key that names a fact: SHA-256, in hex, over its parts."""
     return hashlib.sha256(json.dumps([str(part) for part in parts]).encode()).hexdigest()
+
+
+def text_of(value: Any, limit: int) -> str:
+    """Return a provider's value as text that PostgreSQL takes: no NUL, no lone surrogate, not too long."""
+    if value is None:
+        return ""
+    return str(value).replace("\0", "").encode("utf-8", "replace").decode()[:limit]
 
 
 def own_fact(

@@ -57,6 +57,7 @@ class Message(models.Model):
     attempts = models.PositiveSmallIntegerField(default=0, help_text=_("Attempts that count against the limit."))
     crashes = models.PositiveSmallIntegerField(default=0, help_text=_("Leases that ran out."))
     first_ambiguous_at = models.DateTimeField(null=True)
+    retried_at = models.DateTimeField(null=True, help_text=_("When an operator let it go again."))
     repeats = models.PositiveSmallIntegerField(
         db_default=0, help_text=_("Sent again though it may have been accepted.")
     )

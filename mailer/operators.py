@@ -149,8 +149,8 @@ SET state = 'cancelled', token = m.token + 1, finished_at = now(), error_class =
 FROM chosen WHERE m.id = chosen.id
 RETURNING m.id, m.token, chosen.in_doubt, m.correlation_id"""
 
-# The pin to a provider stays where that one may have accepted the message: only it knows the key. The doubt itself
-# goes: that the message may be sent once more is what was decided.
+# The pin to a provider stays where that one may have accepted the message: only it knows the key. The doubt begins
+# anew: that the message may be sent once more is what was decided.
 _RETRY: Final = f"""
 WITH chosen AS MATERIALIZED (
     SELECT m.id, state = 'unknown' OR first_ambiguous_at IS NOT NULL AS in_doubt,
@@ -162,7 +162,8 @@ WITH chosen AS MATERIALIZED (
 )
 UPDATE {_MESSAGE} m
 SET state = 'retry', token = m.token + 1, run_at = now(), finished_at = NULL, attempts = 0, crashes = 0,
-    error_class = '', first_ambiguous_at = NULL, inquire_at = NULL,
+    error_class = '', inquire_at = NULL, retried_at = now(),
+    first_ambiguous_at = CASE WHEN chosen.in_doubt THEN now() END,
     provider = CASE WHEN chosen.in_doubt THEN m.provider ELSE '' END,
     expires_at = CASE WHEN m.expires_at <= now() THEN now() + chosen.lifetime ELSE m.expires_at END
 FROM chosen WHERE m.id = chosen.id

@@ -338,7 +338,8 @@ SET state = 'leased', token = m.token + 1, lease_owner = %(owner)s,
 FROM due WHERE m.id = due.id
 RETURNING m.*,
           CASE WHEN m.token > 1 THEN extract(epoch FROM now() - (
-              SELECT min(a.started_at) FROM {_ATTEMPT} a WHERE a.message_id = m.id)) END AS age,
+              SELECT min(a.started_at) FROM {_ATTEMPT} a
+              WHERE a.message_id = m.id AND a.started_at >= coalesce(m.retried_at, '-infinity'))) END AS age,
           extract(epoch FROM now() - m.first_ambiguous_at) AS doubted_for,
           (SELECT json_agg(json_build_array(d.id, d.recipient, d.recipient_canonical) ORDER BY d.id)::text
            FROM {_DELIVERY} d

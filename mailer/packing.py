@@ -8,6 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
 from mailer import kinds, letters, suppressions
 from mailer.decisions import conclude, ended, is_repeatable, put_back, told_of
@@ -163,7 +164,7 @@ def pack(admitted: Admitted, room: Room) -> Packed:
             written.append((provider, letters.write(provider, claim)))
         except Unsendable as error:
             packed.failed.append((claim, conclude(claim, provider, Answer(Verdict.PERMANENT, error_class=str(error)))))
-        except FileUnavailable as error:
+        except (FileUnavailable, ImproperlyConfigured) as error:
             packed.failed.append((claim, conclude(claim, provider, unsent(error))))
         except Exception as error:  # noqa: BLE001  # the drain raises it in the end; its neighbours shall not wait
             packed.failed.append((claim, conclude(claim, provider, unsent(error))))

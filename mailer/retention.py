@@ -72,20 +72,23 @@ def rules(
 ) -> list[Rule]:
     """Return what is to go now, by MAIL_BODY_DAYS and MAIL_HISTORY_DAYS or the days given; of some states, or of all.
 
-    A message's days count from its end; those of one in doubt from its beginning.
+    A message's days count from its end; those of one in doubt from the beginning of that.
     """
     body = timedelta(days=settings.MAIL_BODY_DAYS if body_days is None else body_days)
     history = timedelta(days=settings.MAIL_HISTORY_DAYS if history_days is None else history_days)
     chosen = {*(states or (*ENDED, State.UNKNOWN))}
     ended = Message.objects.filter(state__in=chosen & {*ENDED})
-    doubted = Message.objects.filter(state__in=chosen & {State.UNKNOWN})
+    # What is still asked after may have to be sent again.
+    doubted = Message.objects.filter(state__in=chosen & {State.UNKNOWN}, inquire_at=None).annotate(
+        doubted_at=Coalesce("first_ambiguous_at", "created_at")
+    )
     found = [
         # That of all others went as they ended. Once its link is dead, there is nothing left to send.
         Rule("secrets", doubted.filter(secret=True, expires_at__lt=Now(), content__isnull=False), _forget_bodies),
         Rule("bodies", ended.filter(HAS_BODY, finished_at__lt=Now() - body), _forget_bodies),
-        Rule("bodies in doubt", doubted.filter(HAS_BODY, created_at__lt=Now() - body), _forget_bodies),
+        Rule("bodies in doubt", doubted.filter(HAS_BODY, doubted_at__lt=Now() - body), _forget_bodies),
         Rule("messages", ended.filter(finished_at__lt=Now() - history), _forget_messages),
-        Rule("messages in doubt", doubted.filter(created_at__lt=Now() - history), _forget_messages),
+        Rule("messages in doubt", doubted.filter(doubted_at__lt=Now() - history), _forget_messages),
     ]
     if not states:
         parked = DeliveryEvent.objects.filter(delivery=None, recorded_at__lt=Now() - history)

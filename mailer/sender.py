@@ -19,13 +19,14 @@ from typing import Any, Final
 
 import structlog
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection
+from django.db import DatabaseError, DataError, InterfaceError, connection
 
 from mailer import couriers, letters, outbox, packing, providers, routing, threaded
 from mailer.couriers import UNANSWERED, Ended
 from mailer.decisions import conclude, put_back
+from mailer.exceptions import DATABASE_LOST
 from mailer.models import Message
-from mailer.outbox import Claimed, Lane
+from mailer.outbox import Claimed, Lane, Outcome
 from mailer.packing import Concluded, Packed, Parcel, Room, unsent
 from mailer.providers import PROVIDERS
 from mailer.routing import Budget
@@ -41,7 +42,6 @@ LONGEST_PAUSE: Final = 1.0
 # Seconds for which a drain lets ended requests gather, so that their outcomes cost one transaction.
 GATHER: Final = 0.01
 
-DATABASE_LOST: Final = (OperationalError, InterfaceError)
 # Seconds before a lost database is tried again.
 DATABASE_DOWN: Final = 0.5
 
@@ -84,7 +84,7 @@ class _Drain:
             try:
                 while not self._errors and keep_on() and self._take():
                     pass
-            except DATABASE_LOST as error:
+            except (DatabaseError, InterfaceError) as error:
                 self._errors.append(error)
             if self._under_way:
                 self._settle_what_came()
@@ -172,12 +172,12 @@ class _Drain:
                 (letter.claim, conclude(letter.claim, came.about.provider, answer))
                 for letter, answer in zip(came.about.letters, answers, strict=True)
             ]
-        if concluded:
-            _settle(concluded)
         try:
+            if concluded:
+                _settle(concluded)
             for name, answers in verdicts.items():
                 _report(name, answers, is_troubled=name in self._budget.troubled)
-        except DATABASE_LOST as error:
+        except (DatabaseError, InterfaceError) as error:
             self._errors.append(error)
 
     def _gather(self) -> Iterator[Ended[Parcel]]:
@@ -282,6 +282,12 @@ def _settle(outcomes: Sequence[Concluded]) -> None:
         try:
             outbox.settle([outcome for _, outcome in outcomes])
             break
+        except DataError:
+            # One of them holds what the database does not take: the others shall not share its fate.
+            if len(outcomes) == 1:
+                raise
+            _settle_each(outcomes)
+            return
         except DATABASE_LOST as error:
             if connection.in_atomic_block or time.monotonic() > end:
                 raise
@@ -290,7 +296,7 @@ def _settle(outcomes: Sequence[Concluded]) -> None:
             time.sleep(DATABASE_DOWN)
     for claim, outcome in outcomes:
         log.log(
-            logging.INFO if outcome.state == State.SENT else logging.WARNING,
+            _level(outcome),
             outbox.LOG_EVENT[outcome.state],
             message_id=str(outcome.message_id),
             kind=claim.message.kind,
@@ -301,3 +307,20 @@ def _settle(outcomes: Sequence[Concluded]) -> None:
             http_status=outcome.http_status,
             error_class=outcome.error_class,
         )
+
+
+def _settle_each(outcomes: Sequence[Concluded]) -> None:
+    errors: list[DataError] = []
+    for each in outcomes:
+        try:
+            _settle([each])
+        except DataError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _level(outcome: Outcome) -> int:
+    if outcome.verdict is None and outcome.state == State.RETRY:
+        return logging.DEBUG  # put back: it waits for its provider
+    return logging.INFO if outcome.state == State.SENT else logging.WARNING

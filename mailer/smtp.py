@@ -149,6 +149,9 @@ class EmailBackend(smtp.EmailBackend):
         except OSError as error:
             self._forget()
             return _of_opening(error)
+        except ValueError as error:  # a name or a password that is not ASCII, for one
+            self._forget()
+            return Answer(Verdict.CONFIGURATION, error_class=type(error).__name__)
         try:
             answer = _transact(dialogue, mail, reply, provider, started)
         except OSError as error:

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 # Leases of one message that may run out before it is taken to be what kills the workers.
 MAX_CRASHES: Final = 3
+# The same, where no request had left: only what is dead is lost then, so a few restarts in a row are not enough.
+MAX_CRASHES_UNSENT: Final = 10
 # Rows that one round moves.
 LIMIT: Final = 500
 
@@ -36,6 +38,7 @@ def sweep() -> dict[str, int]:
             {
                 "lifetimes": json.dumps(_key_lifetimes()),
                 "crashes": MAX_CRASHES,
+                "idle": MAX_CRASHES_UNSENT,
                 "grace": settings.MAIL_GRACE_SECONDS,
                 "limit": LIMIT,
             },
@@ -85,7 +88,8 @@ _ATTEMPT: Final = Attempt._meta.db_table
 # accepted, so it goes back only while the provider's idempotency key makes a repeat harmless; else evidence is sought.
 _LAPSED: Final = f"""
 WITH lapsed AS MATERIALIZED (
-    SELECT m.id, m.state AS was, m.crashes + 1 >= %(crashes)s AS deadly,
+    SELECT m.id, m.state AS was,
+           m.crashes + 1 >= CASE m.state WHEN 'sending' THEN %(crashes)s ELSE %(idle)s END AS deadly,
            coalesce(m.first_ambiguous_at, CASE m.state WHEN 'sending' THEN a.started_at END) AS doubted_since,
            make_interval(secs => (%(lifetimes)s::jsonb ->> m.provider)::float) AS key_lifetime
     FROM {_MESSAGE} m LEFT JOIN {_ATTEMPT} a ON a.message_id = m.id AND a.token = m.token

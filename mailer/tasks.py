@@ -27,8 +27,7 @@ def deliver() -> int:
 def sweep() -> dict[str, int]:
     """Find what was left behind, look into doubts, and ring if something is due."""
     moved = sweeping.sweep()
-    while doubts.resolve():
-        _ring_if_due()
+    doubts.resolve()
     _ring_if_due()
     return moved
 

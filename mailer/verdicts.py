@@ -45,7 +45,7 @@ BY_STATUS: Final[dict[int, Verdict]] = {
 }
 
 # No address, no connection in time, no TLS that can be trusted: no request has left.
-NEVER_LEFT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+NEVER_LEFT: Final = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
 
 
 def of_status(status: int, refusals: Mapping[int, Verdict]) -> Verdict:

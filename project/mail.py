@@ -24,12 +24,16 @@ def read_providers(env: Environment) -> list[str]:
 
 
 def read_anymail(env: Environment, names: Collection[str]) -> dict[str, Any]:
-    """Read Anymail's settings for some providers: ANYMAIL_POSTMARK_SERVER_TOKEN=... is its POSTMARK_SERVER_TOKEN."""
+    """Read Anymail's settings: ANYMAIL_POSTMARK_SERVER_TOKEN=... is its POSTMARK_SERVER_TOKEN.
+
+    Required are those of the named providers; of others they are read, too, since only the one that may have accepted
+    a message can tell a repeat from a second mail. Raises `ImproperlyConfigured`.
+    """
     found: dict[str, Any] = {}
-    for provider in (PROVIDERS[name] for name in names):
+    for provider in PROVIDERS.values():
         values = {key: env.str(f"ANYMAIL_{key}", default="") for key in (*provider.needs, *provider.takes)}
         for key in provider.needs:
-            if not values[key]:
+            if not values[key] and provider.name in names:
                 raise ImproperlyConfigured(f"Set ANYMAIL_{key}: MAIL_PROVIDERS names {provider.name}")
         found |= {**provider.fixed, **{key: value for key, value in values.items() if value}}
     return found

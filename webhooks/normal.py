@@ -17,7 +17,7 @@ from anymail.webhooks.postmark import PostmarkTrackingWebhookView
 from anymail.webhooks.resend import ResendTrackingWebhookView
 from django.http import HttpRequest
 
-from mailer.ledger import Fact, Source, dedupe_key
+from mailer.ledger import MAX_IDENTIFIER, Fact, Source, dedupe_key, text_of
 from mailer.status import EVENT_STATUS, Status
 from users.addresses import MAX_LENGTH, loosely_canonical
 from webhooks.exceptions import Unreadable
@@ -104,10 +104,10 @@ def read(provider: str, headers: Mapping[str, str], body: bytes, receipt_id: UUI
 
 def _fact(provider: str, event: AnymailTrackingEvent, event_type: str, status: Status | None, receipt_id: UUID) -> Fact:
     # Cut again, since folding the case may lengthen it.
-    recipient = loosely_canonical(_text(event.recipient, MAX_LENGTH))[:MAX_LENGTH]
-    esp_message_id, esp_event_id = _text(event.message_id, 255), _text(event.event_id, 255)
+    recipient = loosely_canonical(text_of(event.recipient, MAX_LENGTH))[:MAX_LENGTH]
+    esp_message_id, esp_event_id = text_of(event.message_id, MAX_IDENTIFIER), text_of(event.event_id, MAX_IDENTIFIER)
     occurred_at = _time(event.timestamp)
-    detail = _text(event.mta_response or event.description, 2000)
+    detail = text_of(event.mta_response or event.description, 2000)
     identity: tuple[object, ...] = (
         (esp_event_id, recipient, event_type)
         if esp_event_id
@@ -124,7 +124,7 @@ def _fact(provider: str, event: AnymailTrackingEvent, event_type: str, status: S
         esp_message_id=esp_message_id,
         esp_event_id=esp_event_id,
         recipient_canonical=recipient,
-        reject_reason=_text(event.reject_reason, 32),
+        reject_reason=text_of(event.reject_reason, 32),
         detail=detail,
         receipt_id=receipt_id,
     )
@@ -141,10 +141,3 @@ def _time(value: datetime | None) -> datetime | None:
     if value is None:
         return None
     return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC)
-
-
-def _text(value: Any, limit: int) -> str:
-    """Return text that PostgreSQL takes: no NUL, no lone surrogate, not too long."""
-    if value is None:
-        return ""
-    return str(value).replace("\0", "").encode("utf-8", "replace").decode()[:limit]

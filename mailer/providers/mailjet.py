@@ -13,6 +13,9 @@ from urllib.parse import urljoin
 
 from mailer.providers.base import Batch, Provider, Search, get
 
+# What an HTTP status of a refusal can be.
+REFUSALS = range(400, 600)
+
 
 def _join(bodies: Sequence[Any]) -> Any:
     return {"Messages": [{**body["Globals"], **message} for body in bodies for message in body["Messages"]]}
@@ -29,7 +32,7 @@ def _status(message: Any) -> int:
     if get(message, ("Status",)) == "success":
         return 200
     status = get(message, ("Errors", 0, "StatusCode"))
-    return status if isinstance(status, int) else 500
+    return status if status in REFUSALS else 500
 
 
 def _search(backend: Any, message_id: str) -> dict[str, Any]:

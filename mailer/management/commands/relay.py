@@ -12,11 +12,14 @@ from django.core.management.base import BaseCommand
 from django.db import connection
 
 from mailer import doubts, outbox, sender, sweeping
+from mailer.exceptions import DATABASE_LOST
 
 log = structlog.get_logger(__name__)
 
 # Seconds before the database is tried again.
 DATABASE_DOWN = 2.0
+# Seconds before it goes on after an error that nobody foresaw.
+STUMBLED = 1.0
 
 
 class Command(BaseCommand):
@@ -51,10 +54,14 @@ class Command(BaseCommand):
         while not stop.is_set():
             try:
                 self._serve(stop, interval, alive_file)
-            except sender.DATABASE_LOST as error:
+            except DATABASE_LOST as error:
                 log.warning("database_lost", error_class=type(error).__name__)
                 connection.close()
                 stop.wait(DATABASE_DOWN)
+            except Exception:
+                # One that nobody foresaw, about one message perhaps: all the others are waiting.
+                log.exception("relay_failed")
+                stop.wait(STUMBLED)
         log.info("relay_stopped")
 
     @staticmethod
