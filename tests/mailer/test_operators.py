@@ -232,7 +232,8 @@ def test_retry_forgets_the_pin_only_where_nothing_was_accepted(db):
     operators.retry([dead.pk, unknown.pk])
 
     assert (read(dead).provider, read(unknown).provider) == ("", "resend")
-    assert read(unknown).first_ambiguous_at is None
+    assert read(dead).first_ambiguous_at is None
+    assert read(unknown).first_ambiguous_at == read(unknown).retried_at
 
 
 def test_retry_in_doubt_after_the_keys_life_is_sent(db, simulator):
