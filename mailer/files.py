@@ -209,13 +209,15 @@ _MESSAGE: Final = Message._meta.db_table
 # Safe in any order: a shared lock waits for a removal alone, and a removal waits for nobody.
 _HOLD: Final = "SELECT pg_advisory_xact_lock_shared(%s, bucket) FROM unnest(%s::int[]) AS bucket"
 
-# A message's content is never put back, so what is not needed once is not needed for ever.
+# A message's content is never put back, so what is not needed once is not needed for ever. It comes with the first
+# intent at the latest, so a message in doubt without one has lost it.
 _FORGET: Final = f"""
 DELETE FROM {_ATTACHMENT} WHERE id IN (
     SELECT a.id FROM {_ATTACHMENT} a
     WHERE NOT EXISTS (
         SELECT FROM {_MESSAGE} m
-        WHERE m.id = a.message_id AND m.content IS NOT NULL)
+        WHERE m.id = a.message_id
+            AND (m.content IS NOT NULL OR (m.finished_at IS NULL AND m.state <> 'unknown')))
     ORDER BY a.id LIMIT %s
     FOR UPDATE SKIP LOCKED)
 RETURNING digest"""

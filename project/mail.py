@@ -35,7 +35,9 @@ def read_anymail(env: Environment, names: Collection[str]) -> dict[str, Any]:
         for key in provider.needs:
             if not values[key] and provider.name in names:
                 raise ImproperlyConfigured(f"Set ANYMAIL_{key}: MAIL_PROVIDERS names {provider.name}")
-        found |= {**provider.fixed, **{key: value for key, value in values.items() if value}}
+        given = {key: value for key, value in values.items() if value}
+        if given or provider.name in names:
+            found |= {**provider.fixed, **given}
     return found
 
 

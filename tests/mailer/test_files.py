@@ -190,7 +190,7 @@ def test_keep_of_many_contents_in_any_order_does_not_deadlock():
     [
         ({}, True),
         ({"state": "sent", "finished_at": Now()}, True),
-        ({"state": "unknown", "content": None}, True),
+        ({"state": "unknown", "content": None}, False),
         ({"state": "sent", "finished_at": Now(), "content": None}, False),
         ({"state": "cancelled", "finished_at": Now(), "content": None}, False),
     ],

@@ -14,6 +14,7 @@ from mailer import (
     couriers,
     decisions,
     doubts,
+    kinds,
     letters,
     operators,
     outbox,
@@ -46,7 +47,8 @@ def provider(settings):
         started.append(server)
         it = server.__enter__()
         settings.MAIL_PROVIDERS = [name]
-        settings.ANYMAIL = {**settings.ANYMAIL, f"{name.upper()}_API_URL": f"{it.url}/"}
+        keys = {"MAILJET_API_KEY": "key", "MAILJET_SECRET_KEY": "secret", f"{name.upper()}_API_URL": f"{it.url}/"}
+        settings.ANYMAIL = {**settings.ANYMAIL, **keys}
         letters.backend_at.cache_clear()
         return it
 
@@ -66,10 +68,11 @@ def doubted(db, simulator, settings):
     def doubted(**fields) -> Message:
         message = enqueue(**fields)
         claim = claim_one(message)
-        claim.message.provider = "postmark"
+        claim.message.provider, claim.message.content = "postmark", kinds.render(message)
         outbox.intend([claim])
         change(message, lease_until=Now() - HOUR)
         sweeping.sweep()
+        message.tries.update(started_at=Now() - timedelta(minutes=1))
         change(message, inquire_at=Now() - HOUR)
         return message
 
@@ -267,7 +270,7 @@ def test_what_an_operator_lets_go_again_has_all_its_time(db, provider):
     message = enqueue()
     intend_one(message)
     message.tries.update(started_at=Now() - 48 * HOUR)
-    change(message, state="dead", finished_at=Now())
+    change(message, state="dead", finished_at=Now(), content=None)
 
     operators.retry([message.pk])
     sender.drain()

@@ -207,12 +207,17 @@ def test_every_provider_can_be_named_with_what_it_needs():
     assert {f"ANYMAIL_{name}" for name in anymail} - {*needs} == {"ANYMAIL_AMAZON_SES_CLIENT_PARAMS"}
 
 
-def test_only_what_a_named_provider_takes_reaches_anymail():
+def test_what_any_provider_takes_reaches_anymail_and_nothing_else():
     taken = {"ANYMAIL_RESEND_API_URL": "https://api.example.com/", "ANYMAIL_POSTMARK_MESSAGE_STREAM": "accounts"}
 
     anymail = setting("ANYMAIL", MAIL_PROVIDERS="resend", **taken)
 
-    assert anymail == {"RESEND_API_KEY": "re_api_key", "RESEND_API_URL": "https://api.example.com/"}
+    assert anymail == {
+        "RESEND_API_KEY": "re_api_key",
+        "RESEND_API_URL": "https://api.example.com/",
+        "POSTMARK_MESSAGE_STREAM": "accounts",
+        "POSTMARK_SERVER_TOKEN": "postmark-server-token",
+    }
 
 
 def test_provider_whose_webhooks_are_not_taken_needs_no_secret():
