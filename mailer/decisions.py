@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from http import HTTPStatus
 from typing import Final
 
 from anymail.message import AnymailRecipientStatus
@@ -24,7 +26,7 @@ MAX_AGE: Final = 24 * 3600.0
 SPREAD: Final = 1.0
 
 # Verdicts that count against the limit of attempts.
-CHARGED: Final = frozenset({Verdict.NOT_SENT, Verdict.AMBIGUOUS})
+CHARGED: Final = frozenset({Verdict.NOT_SENT, Verdict.AMBIGUOUS, Verdict.SENDER})
 
 # Anymail's word for what the provider says of a recipient at once -> the event.
 EVENT_OF_ANSWER: Final = {"rejected": "rejected", "invalid": "rejected", "failed": "failed"}
@@ -59,6 +61,22 @@ def conclude(claim: Claimed, provider: Provider, answer: Answer) -> Outcome:
         error_class=answer.error_class,
         facts=_facts(claim, provider, answer, state),
     )
+
+
+def judged(claim: Claimed, answer: Answer) -> Answer:
+    """Return an answer, as one about the sender alone where that is another than ours.
+
+    Of DEFAULT_FROM_EMAIL a refusal shows that a setting is wrong, for all mail; a mail that came through
+    `EMAIL_BACKEND` may be from anybody, and must not keep the others waiting. A bad token (401) is our own fault.
+    """
+    sender = (claim.message.content or {}).get("from_email")
+    if (
+        answer.verdict is not Verdict.CONFIGURATION
+        or answer.http_status in {None, HTTPStatus.UNAUTHORIZED}
+        or sender == settings.DEFAULT_FROM_EMAIL
+    ):
+        return answer
+    return replace(answer, verdict=Verdict.SENDER)
 
 
 def is_repeatable(claim: Claimed, provider: Provider) -> bool:

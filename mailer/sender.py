@@ -23,7 +23,7 @@ from django.db import DatabaseError, DataError, InterfaceError, connection
 
 from mailer import couriers, letters, outbox, packing, providers, routing, threaded
 from mailer.couriers import UNANSWERED, Ended
-from mailer.decisions import conclude, put_back
+from mailer.decisions import conclude, judged, put_back
 from mailer.exceptions import DATABASE_LOST
 from mailer.models import Message
 from mailer.outbox import Claimed, Lane, Outcome
@@ -166,7 +166,9 @@ class _Drain:
             if came.error and not isinstance(came.error, UNANSWERED):
                 self._errors.append(came.error)
                 continue
-            answers = _answers(came)
+            answers = [
+                judged(letter.claim, answer) for letter, answer in zip(came.about.letters, _answers(came), strict=True)
+            ]
             verdicts.setdefault(came.about.provider.name, []).extend(answers)
             concluded += [
                 (letter.claim, conclude(letter.claim, came.about.provider, answer))

@@ -18,6 +18,7 @@ class Verdict(StrEnum):
     THROTTLED = "throttled"
     PERMANENT = "permanent"
     CONFIGURATION = "configuration"
+    SENDER = "sender"
     AMBIGUOUS = "ambiguous"
 
 

@@ -11,6 +11,7 @@ from django.db import DataError
 from django.db.models.functions import Now
 
 from mailer import (
+    backends,
     couriers,
     decisions,
     doubts,
@@ -26,7 +27,7 @@ from mailer import (
 )
 from mailer.models import DeliveryStatus, Message
 from tests.mailer import tiny
-from tests.mailer.conftest import change, claim_one, delivery_of, enqueue, intend_one, make_due, read
+from tests.mailer.conftest import change, claim_one, delivery_of, draft, enqueue, intend_one, make_due, read
 
 HOUR = timedelta(hours=1)
 
@@ -132,6 +133,38 @@ def test_a_refused_repeat_says_nothing_of_the_attempt_before_it(db, provider):
 
 
 # --- One bad message ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("postmark", (422, {"ErrorCode": 400})), ("resend", (403, {"name": "validation_error"}))],
+)
+def test_a_sender_that_the_provider_does_not_know_holds_up_nobody(db, provider, name, answer):
+    accepted = (200, {"id": "fine", "ErrorCode": 0, "MessageID": "fine", "To": "ada@example.com", "Message": "OK"})
+    provider(name, answer, accepted)
+    backends.queue(draft("bob@example.com", from_email="somebody@elsewhere.example"))
+    stranger = Message.objects.get()
+    sender.drain()
+    neighbour = enqueue()
+
+    sender.drain()
+
+    row = read(stranger)
+    assert (row.state, row.attempts, row.tries.get().outcome) == ("retry", 1, "sender")
+    assert read(neighbour).state == "sent"
+
+
+@pytest.mark.parametrize(("status", "ours"), [(401, False), (403, True)])
+def test_a_setting_that_is_wrong_closes_the_provider(db, provider, settings, status, ours):
+    server = provider("resend", (status, {}))
+    sender_of_it = settings.DEFAULT_FROM_EMAIL if ours else "somebody@elsewhere.example"
+    backends.queue(draft("bob@example.com", from_email=sender_of_it))
+    sender.drain()
+    enqueue()
+
+    sender.drain()
+
+    assert len(server.requests) == 1
 
 
 @pytest.fixture
