@@ -95,6 +95,18 @@ def thaw(message: Message, recipients: Sequence[str], read: parts.Read = files.r
     return email
 
 
+def without(content: Mapping[str, Any], canonical_address: str) -> dict[str, Any]:
+    """Return frozen content that names an address, in canonical form, among its recipients no more."""
+    return {
+        **content,
+        **{
+            name: [entry for entry in content[name] if loosely_canonical(_bare(entry)) != canonical_address]
+            for name in RECIPIENTS
+            if name in content
+        },
+    }
+
+
 def _rendered(content: Mapping[str, Any], recipients: Sequence[str], **additions: Any) -> AnymailMessage:
     """Return the mail that `kinds.render` has made."""
     email = AnymailMessage(

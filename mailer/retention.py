@@ -17,7 +17,7 @@ from django.db import transaction
 from django.db.models import Count, F, Q, QuerySet
 from django.db.models.functions import Coalesce, Now
 
-from mailer import files, ledger, operators
+from mailer import content, files, ledger, operators
 from mailer.ledger import own_fact
 from mailer.models import DeliveryEvent, DeliveryStatus, Message, Suppression
 from users.addresses import loosely_canonical
@@ -222,12 +222,15 @@ def _erase_some(canonical: str) -> Erased:
             if message in shared and messages[message].state in operators.WAITING
         ]
     )
+    for message in Message.objects.filter(pk__in=shared, content__isnull=False):
+        message.content = content.without(message.content or {}, canonical)
+        message.save(update_fields=["content"])
     events = DeliveryEvent.objects.filter(delivery_id__in=deliveries)
     bodies = Message.objects.filter(HAS_BODY, pk__in=messages)
     return Erased(
         cancelled=len(stopped),
         events=events.exclude(recipient_canonical="", detail="").update(recipient_canonical="", detail=""),
-        # The others' copy is still to be sent: what it says goes when it has ended.
+        # The others' copy is still to be sent, and does not name the person as a recipient any more.
         bodies=bodies.filter(state__in=ENDED).update(content=None, context={}),
         deliveries=DeliveryStatus.objects.filter(pk__in=deliveries).update(recipient="", recipient_canonical=""),
     )

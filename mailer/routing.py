@@ -50,6 +50,8 @@ class Budget:
     reserved: dict[str, int] = field(default_factory=dict)
     # Providers about which the fleet remembers something bad.
     troubled: set[str] = field(default_factory=set)
+    # Messages that found no place: each waits for those before it, too, where there is a rate.
+    turned_away: int = 0
 
     @property
     def total(self) -> int:
@@ -68,7 +70,10 @@ class Budget:
             if self.grants.get(name, 1) > 0:
                 self.grants[name] = self.grants.get(name, 1) - 1
                 return provider
-        raise NoneFree(min((self.waits.get(name, BUSY) for name in names), default=BUSY))
+        wait, name = min(((self.waits.get(name, BUSY), name) for name in names), default=(BUSY, ""))
+        queue = self.turned_away / settings.MAIL_RATES[name] if name in settings.MAIL_RATES else 0.0
+        self.turned_away += 1
+        raise NoneFree(wait + queue)
 
     def refund(self, name: str) -> None:
         """Return the place of a message that does not go after all."""

@@ -7,11 +7,11 @@ import pytest
 from django.db import connection, transaction
 from django.db.models.functions import Now
 
-from mailer import ledger, operators, outbox, retention, sender, sweeping
+from mailer import backends, ledger, operators, outbox, retention, sender, sweeping
 from mailer.ledger import own_fact
 from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message, Suppression
 from tests.conftest import in_threads
-from tests.mailer.conftest import change, claim_one, delivery_of, enqueue, fact, intend_one, new_delivery, read
+from tests.mailer.conftest import change, claim_one, delivery_of, draft, enqueue, fact, intend_one, new_delivery, read
 
 State = Message.State
 DAY = timedelta(days=1)
@@ -307,6 +307,17 @@ def test_erase_lets_a_message_go_to_the_others(db, simulator, doubted, status):
     assert read(message).content == BODY
     (claimed,) = outbox.claim("worker", 10)
     assert [recipient.address for recipient in claimed.recipients] == [BOB]
+
+
+def test_erase_takes_a_person_from_the_recipients_of_a_mail_that_waits(db, simulator):
+    backends.queue(draft(f"Ada <{ADA}>", BOB, cc=["ADA@example.com"], subject="For both"))
+
+    assert retention.erase(ADA).deliveries == 1
+    assert written_anywhere(ADAS_NAME) == set()
+    sender.drain()
+
+    (mail,) = simulator.accepted()
+    assert (mail["to"], mail["subject"]) == ([BOB], "For both")
 
 
 def test_erase_the_last_recipient_cancels_the_message(db):

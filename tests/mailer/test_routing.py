@@ -136,6 +136,19 @@ def test_candidates(settings, kind, context, provider, names):
     assert found == names
 
 
+def test_route_has_those_who_find_no_place_wait_for_each_other(settings):
+    settings.MAIL_RATES = {"resend": 4.0}
+    budget = Budget({"resend": 0}, {"resend": 0.25})
+    waits = []
+
+    for _ in range(3):
+        with pytest.raises(NoneFree) as none:
+            budget.route(Message(kind="welcome", provider="resend"))
+        waits.append(none.value.wait)
+
+    assert waits == [0.25, 0.5, 0.75]
+
+
 def test_route_says_how_long_to_wait_for_the_first_that_is_free():
     budget = Budget({"resend": 0, "postmark": 0}, {"resend": 30.0, "postmark": 7.0})
 
