@@ -83,9 +83,10 @@ class Admitted:
 
 def capacity(slots: int, provider: Provider) -> int:
     """Return how many messages a provider can be given with this many slots."""
-    if slots < BATCH_SLOTS or provider.batch is None or settings.MAIL_BATCH_SIZE < ENOUGH:
+    size = _batch_size(provider)
+    if slots < BATCH_SLOTS or size < ENOUGH:
         return max(0, slots)
-    return max(slots, min(provider.batch.most, settings.MAIL_BATCH_SIZE))
+    return max(slots, size)
 
 
 def admit(claims: Sequence[Claimed], budget: Budget) -> Admitted:
@@ -203,13 +204,20 @@ def _companions(written: tuple[Provider, Letter]) -> tuple[int, str]:
 def _split(provider: Provider, together: Sequence[Letter]) -> Iterator[tuple[Letter, ...]]:
     """Part letters into those that travel in batches and those that go alone: a repeat always does."""
     fit = [each for each in together if _fits(provider, each)]
-    size = min(provider.batch.most, settings.MAIL_BATCH_SIZE) if provider.batch else 1
+    size = _batch_size(provider)
     if size < ENOUGH or len(fit) < ENOUGH:
         fit = []
     for start in range(0, len(fit), size):
         yield tuple(fit[start : start + size])
     alone = set(map(id, fit))
     yield from ((each,) for each in together if id(each) not in alone)
+
+
+def _batch_size(provider: Provider) -> int:
+    """Return how many letters one request may carry, each as heavy as one in a batch may be."""
+    if provider.batch is None:
+        return 1
+    return min(provider.batch.most, provider.batch.largest // SMALL, settings.MAIL_BATCH_SIZE)
 
 
 def _fits(provider: Provider, letter: Letter) -> bool:
