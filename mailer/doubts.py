@@ -209,15 +209,13 @@ FROM held m, LATERAL (
            max(a.started_at) AS last
     FROM {_ATTEMPT} a WHERE a.message_id = m.id) tried"""
 
-# A repeat begins a doubt of its own: a key, where there is one, lives from then on. What its provider never had is in
-# no doubt any more, and any provider may have it.
+# A repeat begins a doubt of its own: a key, where there is one, lives from then on. It stays with its provider, also
+# where a search has found nothing: by when that is complete is a guess, and this provider alone can be asked again.
 _SETTLE: Final = f"""
 UPDATE {_MESSAGE} m
 SET state = %(state)s, inquire_at = NULL, repeats = m.repeats + %(risky)s::int,
     run_at = CASE %(state)s WHEN 'retry' THEN now() ELSE m.run_at END,
-    first_ambiguous_at = CASE %(state)s WHEN 'retry' THEN CASE WHEN %(risky)s THEN now() END
-        ELSE m.first_ambiguous_at END,
-    provider = CASE WHEN %(state)s = 'retry' AND NOT %(risky)s THEN '' ELSE m.provider END,
+    first_ambiguous_at = CASE %(state)s WHEN 'retry' THEN now() ELSE m.first_ambiguous_at END,
     finished_at = CASE WHEN %(state)s = ANY(%(terminal)s) THEN now() END,
     content = CASE WHEN m.secret AND %(state)s = ANY(%(terminal)s) THEN NULL ELSE m.content END
 WHERE m.id = %(id)s AND m.state = 'unknown' AND m.token = %(token)s"""
