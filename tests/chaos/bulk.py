@@ -10,12 +10,13 @@ import time
 from typing import Final
 
 import django
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import connection, transaction
+
+from mailer.exceptions import DATABASE_LOST
 
 # Mails of one transaction.
 TOGETHER: Final = 50
 KIND: Final = "account_exists"
-DATABASE_LOST: Final = (OperationalError, InterfaceError)
 
 
 def enqueue(start: int, end: int) -> None:

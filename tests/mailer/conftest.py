@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,12 +11,14 @@ from uuid import UUID
 import pytest
 from anymail.message import AnymailMessage
 from django.db import connection
+from django.db.models.functions import Now
 
-from mailer import couriers, ledger, letters, outbox, ses
-from mailer.ledger import Fact, Source, dedupe_key
-from mailer.models import DeliveryStatus, Message
-from mailer.outbox import Claimed
+from mailer import couriers, ledger, letters, outbox, sender, ses
+from mailer.ledger import Fact, Source, dedupe_key, own_fact
+from mailer.models import DeliveryStatus, Message, ProviderState
+from mailer.outbox import Claimed, Outcome
 from mailer.status import EVENT_STATUS, Status
+from tests.mailer import tiny
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 _numbers = itertools.count()
@@ -35,6 +38,20 @@ def enqueue(recipient: str = "ada@example.com", kind: str = "welcome", **fields:
 def change(message: Message, **fields: Any) -> None:
     """Change a message's row as only time, or a crash, otherwise would."""
     assert Message.objects.filter(pk=message.pk).update(**fields) == 1
+
+
+def outcome(claim: Claimed, state: str, event_type: str, **fields: Any) -> Outcome:
+    """Return an outcome of a claim that tells its deliveries one fact."""
+    facts = tuple(
+        own_fact(event_type, recipient.delivery_id, claim.message.token, provider=claim.message.provider)
+        for recipient in claim.recipients
+    )
+    return Outcome(claim.message.pk, claim.message.token, state, **{"facts": facts, **fields})
+
+
+def lapse(message: Message, **fields: Any) -> None:
+    """Let the lease of a message run out."""
+    change(message, lease_until=Now() - timedelta(hours=1), **fields)
 
 
 def read(message: Message) -> Message:
@@ -127,14 +144,12 @@ def draft(*to: str, **fields: Any) -> AnymailMessage:
 
 
 @pytest.fixture
-def fresh_threads() -> Iterator[None]:
+def fresh_threads(fresh_courier: None) -> Iterator[None]:
     """Have the courier's threads, and the connections that they keep, end with the test."""
-    letters.backend_at.cache_clear()
     ses.forget()
     yield
     couriers.close()
     ses.forget()
-    letters.backend_at.cache_clear()
 
 
 @pytest.fixture
@@ -142,3 +157,74 @@ def thread() -> Iterator[ThreadPoolExecutor]:
     """One thread, as a courier has many."""
     with ThreadPoolExecutor(1) as pool:
         yield pool
+
+
+# --- Sending --------------------------------------------------------------------------------------------
+
+BOTH = pytest.mark.parametrize("provider", ["resend", "postmark"])
+ACCEPTED = {
+    "resend": b'{"id": "re-1"}',
+    "postmark": b'{"To": "ada@example.com", "MessageID": "pm-1", "ErrorCode": 0, "Message": "OK"}',
+}
+
+
+@pytest.fixture
+def fresh_courier() -> Iterator[None]:
+    """Have the courier's connections, and what is known of a provider's address, end with the test."""
+    letters.backend_at.cache_clear()
+    yield
+    couriers.close()
+    letters.backend_at.cache_clear()
+
+
+@pytest.fixture
+def prefer(settings: Any) -> Callable[..., None]:
+    """Prefer a provider; where a URL is given, it is reached there."""
+
+    def prefer(provider: str, url: str = "") -> None:
+        settings.MAIL_PROVIDERS = [provider]
+        if url:
+            settings.ANYMAIL = {**settings.ANYMAIL, f"{provider.upper()}_API_URL": f"{url}/"}
+        letters.backend_at.cache_clear()
+
+    return prefer
+
+
+@pytest.fixture
+def answering(prefer: Callable[..., None]) -> Iterator[Callable[..., tiny.Tiny]]:
+    """Start a server that gives one answer for ever, and prefer it as a provider."""
+    started: list[AbstractContextManager[tiny.Tiny]] = []
+
+    def answering(provider: str, status: int = 200, body: bytes | None = None, **headers: str) -> tiny.Tiny:
+        content = ACCEPTED[provider] if body is None else body
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        server = tiny.serving(lambda: (status, named, content))
+        started.append(server)
+        it = server.__enter__()
+        prefer(provider, it.url)
+        return it
+
+    yield answering
+    couriers.close()
+    for server in started:
+        server.__exit__(None, None, None)
+
+
+def send_again() -> None:
+    """Drain as if the time to retry had come, and no provider was left alone any more."""
+    ProviderState.objects.all().delete()
+    Message.objects.filter(state="retry").update(run_at=Now() - timedelta(hours=1))
+    sender.drain()
+
+
+class signal_receiver:  # noqa: N801  # reads as the statement it is
+    """Connect a receiver to a signal for the length of a block."""
+
+    def __init__(self, signal, receiver):
+        self.signal, self.receiver = signal, receiver
+
+    def __enter__(self):
+        self.signal.connect(self.receiver)
+
+    def __exit__(self, *_):
+        self.signal.disconnect(self.receiver)

@@ -8,7 +8,7 @@ from anymail.message import AnymailMessage
 from django.core.mail import get_connection
 from django.db.models.functions import Now
 
-from mailer import couriers, doubts, ledger, letters, outbox, sender, sweeping
+from mailer import doubts, ledger, letters, outbox, sender, sweeping
 from mailer.models import Attempt, DeliveryStatus, Message, ProviderState
 from mailer.packing import ENOUGH, SMALL
 from tests.mailer.conftest import change, delivery_of, enqueue, intend_one, make_due, read, run
@@ -18,11 +18,7 @@ BOTH = pytest.mark.parametrize("provider", ["postmark", "mailjet"])
 ENDLESS = {"subject": "s" * 2001, "text": "t", "html": "h", "from_email": "me@example.org"}
 
 
-@pytest.fixture(autouse=True)
-def fresh_courier():
-    """Have connections end with the test."""
-    yield
-    couriers.close()
+pytestmark = pytest.mark.usefixtures("fresh_courier")
 
 
 @pytest.fixture

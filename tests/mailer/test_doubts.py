@@ -6,27 +6,11 @@ import pytest
 from django.db.models.functions import Now
 from structlog.testing import capture_logs
 
-from mailer import couriers, doubts, letters, sender
-from mailer.ledger import own_fact
+from mailer import doubts, sender
 from mailer.models import DeliveryEvent, Message
-from mailer.outbox import Claimed, Outcome
 from tests.mailer.conftest import change, delivery_of, enqueue, intend_one, read
 
 HOUR = timedelta(hours=1)
-
-
-def outcome(claim: Claimed, state: str, event_type: str, **fields) -> Outcome:
-    """Return an outcome of a claim that tells its deliveries one fact."""
-    facts = tuple(
-        own_fact(event_type, recipient.delivery_id, claim.message.token, provider=claim.message.provider)
-        for recipient in claim.recipients
-    )
-    return Outcome(claim.message.pk, claim.message.token, state, **{"facts": facts, **fields})
-
-
-def lapse(message: Message, **fields) -> None:
-    """Let the lease of a message run out."""
-    change(message, lease_until=Now() - timedelta(hours=1), **fields)
 
 
 @pytest.mark.parametrize("state", ["unknown", "sending", "retry", "dead", "expired", "leased"])
@@ -67,7 +51,7 @@ def test_confirm_nothing(db, django_assert_num_queries):
 
 
 @pytest.fixture
-def doubted(db, simulator, settings):
+def doubted(db, simulator, settings, fresh_courier):
     """Leave a message in doubt at a provider that can be searched, its grace over, as a fault of the provider does."""
     settings.MAIL_PROVIDERS = ["postmark"]
 
@@ -80,9 +64,7 @@ def doubted(db, simulator, settings):
         change(message, inquire_at=Now() - timedelta(seconds=1))
         return message
 
-    yield doubted
-    couriers.close()
-    letters.backend_at.cache_clear()
+    return doubted
 
 
 def test_resolve_takes_what_the_provider_has_for_sent(doubted, simulator):

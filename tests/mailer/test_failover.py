@@ -5,20 +5,13 @@ In a test's transaction the database's clock stands still: time passes by SQL.
 
 import pytest
 
-from mailer import couriers, doubts, letters, operators, routing, sender
+from mailer import couriers, doubts, operators, routing, sender
 from mailer.models import Attempt, Message, ProviderState
 from tests.conftest import free_port, in_threads
 from tests.mailer import tiny
 from tests.mailer.conftest import ask, change, enqueue, looks, make_due, pass_time, read, run
 
-
-@pytest.fixture(autouse=True)
-def fresh_courier():
-    """Have connections, and what is known of a provider's address, end with the test."""
-    letters.backend_at.cache_clear()
-    yield
-    couriers.close()
-    letters.backend_at.cache_clear()
+pytestmark = pytest.mark.usefixtures("fresh_courier")
 
 
 @pytest.fixture

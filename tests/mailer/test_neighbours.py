@@ -32,7 +32,7 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def provider(settings):
+def provider(settings, prefer, fresh_courier):
     """Start a server that gives these answers in turn, the last one for ever, and name it as the only provider."""
     started = []
 
@@ -46,24 +46,20 @@ def provider(settings):
         server = tiny.serving(answer)
         started.append(server)
         it = server.__enter__()
-        settings.MAIL_PROVIDERS = [name]
-        keys = {"MAILJET_API_KEY": "key", "MAILJET_SECRET_KEY": "secret", f"{name.upper()}_API_URL": f"{it.url}/"}
-        settings.ANYMAIL = {**settings.ANYMAIL, **keys}
-        letters.backend_at.cache_clear()
+        settings.ANYMAIL = {**settings.ANYMAIL, "MAILJET_API_KEY": "key", "MAILJET_SECRET_KEY": "secret"}
+        prefer(name, it.url)
         return it
 
     yield start
     couriers.close()
     for server in started:
         server.__exit__(None, None, None)
-    letters.backend_at.cache_clear()
 
 
 @pytest.fixture
-def doubted(db, simulator, settings):
+def doubted(db, simulator, prefer, fresh_courier):
     """Leave a message in doubt at Postmark, which never had it, its grace over."""
-    settings.MAIL_PROVIDERS = ["postmark"]
-    letters.backend_at.cache_clear()
+    prefer("postmark")
 
     def doubted(**fields) -> Message:
         message = enqueue(**fields)
@@ -76,9 +72,7 @@ def doubted(db, simulator, settings):
         change(message, inquire_at=Now() - HOUR)
         return message
 
-    yield doubted
-    couriers.close()
-    letters.backend_at.cache_clear()
+    return doubted
 
 
 # --- One bad answer -------------------------------------------------------------------------------------

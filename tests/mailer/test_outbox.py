@@ -12,26 +12,11 @@ from django.utils import timezone
 from mailer import ledger, outbox, sweeping
 from mailer.ledger import own_fact
 from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message
-from mailer.outbox import Claimed, Outcome
 from mailer.verdicts import Verdict
 from tests.conftest import in_threads
-from tests.mailer.conftest import change, claim_one, delivery_of, enqueue, fact, intend_one, read
+from tests.mailer.conftest import change, claim_one, delivery_of, enqueue, fact, intend_one, lapse, outcome, read
 
 HOUR = timedelta(hours=1)
-
-
-def outcome(claim: Claimed, state: str, event_type: str, **fields) -> Outcome:
-    """Return an outcome of a claim that tells its deliveries one fact."""
-    facts = tuple(
-        own_fact(event_type, recipient.delivery_id, claim.message.token, provider=claim.message.provider)
-        for recipient in claim.recipients
-    )
-    return Outcome(claim.message.pk, claim.message.token, state, **{"facts": facts, **fields})
-
-
-def lapse(message: Message, **fields) -> None:
-    """Let the lease of a message run out."""
-    change(message, lease_until=Now() - timedelta(hours=1), **fields)
 
 
 # --- Enqueue --------------------------------------------------------------------------------------------

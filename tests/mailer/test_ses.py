@@ -21,8 +21,7 @@ from mailer.verdicts import Verdict
 from tests.brokers import AWS, Moto
 from tests.conftest import free_port
 from tests.mailer import mailserver, tiny
-from tests.mailer.conftest import delivery_of, draft, enqueue, read
-from tests.mailer.test_sender import send_again, signal_receiver
+from tests.mailer.conftest import delivery_of, draft, enqueue, read, send_again, signal_receiver
 
 SES = PROVIDERS["amazon_ses"].backend
 pytestmark = pytest.mark.usefixtures("fresh_threads")

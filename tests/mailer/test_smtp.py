@@ -16,8 +16,7 @@ from mailer.providers import PROVIDERS
 from mailer.verdicts import Verdict
 from tests.conftest import free_port, wait_until
 from tests.mailer import mailserver
-from tests.mailer.conftest import delivery_of, draft, enqueue, read
-from tests.mailer.test_sender import send_again
+from tests.mailer.conftest import delivery_of, draft, enqueue, read, send_again
 
 # aiosmtpd says so of a login over a connection that is not encrypted, or was from the start.
 pytestmark = [
