@@ -21,7 +21,7 @@ from mailer.decisions import is_exhausted
 from mailer.exceptions import DATABASE_LOST
 from mailer.ledger import MAX_IDENTIFIER, Fact, Source, own_fact, text_of
 from mailer.letters import UNREADABLE
-from mailer.models import Attempt, DeliveryStatus, Message
+from mailer.models import Attempt, DeliveryStatus, Message, RepeatCount
 from mailer.outbox import EVENT_OF_STATE, LOG_EVENT, TERMINAL
 from mailer.providers import PROVIDERS, Provider
 from mailer.sweeping import MAX_CRASHES
@@ -185,6 +185,7 @@ def confirm(message_ids: Iterable[UUID]) -> int:
 _MESSAGE: Final = Message._meta.db_table
 _ATTEMPT: Final = Attempt._meta.db_table
 _DELIVERY: Final = DeliveryStatus._meta.db_table
+_REPEATS: Final = RepeatCount._meta.db_table
 
 # Whoever takes a doubt puts it off, so that no other takes it meanwhile; should he die, it comes up again.
 _CLAIM: Final = f"""
@@ -211,14 +212,24 @@ FROM held m, LATERAL (
 
 # A repeat begins a doubt of its own: a key, where there is one, lives from then on. It stays with its provider, also
 # where a search has found nothing: by when that is complete is a guess, and this provider alone can be asked again.
+# Of the counts each transaction locks one, after its message: no two can wait for each other.
 _SETTLE: Final = f"""
-UPDATE {_MESSAGE} m
-SET state = %(state)s, inquire_at = NULL, repeats = m.repeats + %(risky)s::int,
-    run_at = CASE %(state)s WHEN 'retry' THEN now() ELSE m.run_at END,
-    first_ambiguous_at = CASE %(state)s WHEN 'retry' THEN now() ELSE m.first_ambiguous_at END,
-    finished_at = CASE WHEN %(state)s = ANY(%(terminal)s) THEN now() END,
-    content = CASE WHEN m.secret AND %(state)s = ANY(%(terminal)s) THEN NULL ELSE m.content END
-WHERE m.id = %(id)s AND m.state = 'unknown' AND m.token = %(token)s"""
+WITH settled AS (
+    UPDATE {_MESSAGE} m
+    SET state = %(state)s, inquire_at = NULL, repeats = m.repeats + %(risky)s::int,
+        run_at = CASE %(state)s WHEN 'retry' THEN now() ELSE m.run_at END,
+        first_ambiguous_at = CASE %(state)s WHEN 'retry' THEN now() ELSE m.first_ambiguous_at END,
+        finished_at = CASE WHEN %(state)s = ANY(%(terminal)s) THEN now() END,
+        content = CASE WHEN m.secret AND %(state)s = ANY(%(terminal)s) THEN NULL ELSE m.content END
+    WHERE m.id = %(id)s AND m.state = 'unknown' AND m.token = %(token)s
+    RETURNING m.kind, m.provider
+),
+counted AS (
+    INSERT INTO {_REPEATS} AS r (kind, provider, count)
+    SELECT kind, provider, 1 FROM settled WHERE %(risky)s
+    ON CONFLICT (kind, provider) DO UPDATE SET count = r.count + 1
+)
+SELECT FROM settled"""
 
 _PUT_OFF: Final = f"""
 UPDATE {_MESSAGE} SET inquire_at = now() + make_interval(secs => %s)

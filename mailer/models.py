@@ -156,6 +156,27 @@ class Attempt(models.Model):
         return f"attempt {self.token} of {self.message_id}"
 
 
+class RepeatCount(models.Model):
+    """How many times messages of a kind went again at a provider that may have accepted them before.
+
+    It outlives the messages, so that it never falls. Written by `mailer.doubts` alone.
+    """
+
+    kind = models.CharField(max_length=64)
+    provider = models.CharField(max_length=32)
+    count = models.PositiveBigIntegerField()
+
+    class Meta:
+        verbose_name = _("count of repeats")
+        verbose_name_plural = _("counts of repeats")
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["kind", "provider"], name="repeats_counted_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"repeats of {self.kind} through {self.provider}"
+
+
 class DeliveryStatus(models.Model):
     """One message to one recipient, and the fold of all events about it. Written by `mailer.ledger` alone."""
 

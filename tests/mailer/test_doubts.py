@@ -7,7 +7,8 @@ from django.db.models.functions import Now
 from structlog.testing import capture_logs
 
 from mailer import doubts, sender
-from mailer.models import DeliveryEvent, Message
+from mailer.models import DeliveryEvent, Message, RepeatCount
+from tests.conftest import in_threads
 from tests.mailer.conftest import change, delivery_of, enqueue, intend_one, read
 
 HOUR = timedelta(hours=1)
@@ -136,6 +137,30 @@ def test_resolve_decides_by_its_kind_what_nobody_can_tell(doubted, settings, kin
 
     row = read(message)
     assert (row.state, row.repeats, row.inquire_at) == (state, repeats, None)
+    counted = [(kind, "mailjet", 1)] if repeats else []
+    assert [*RepeatCount.objects.values_list("kind", "provider", "count")] == counted
+
+
+@pytest.mark.django_db(transaction=True)
+def test_repeats_are_all_counted_that_are_decided_at_once(doubted, settings):
+    settings.MAIL_PROVIDERS = ["mailjet"]
+    for _ in range(8):
+        doubted(rate_5xx_before=1)
+
+    in_threads(4, lambda _: [doubts.resolve(limit=1) for _ in range(2)])
+
+    assert Message.objects.filter(state="retry", repeats=1).count() == 8
+    assert RepeatCount.objects.get().count == 8
+
+
+def test_repeats_that_harm_nobody_are_not_counted(doubted):
+    message = doubted(rate_5xx_before=1)
+    message.tries.update(started_at=Now() - HOUR)
+
+    doubts.resolve()
+
+    assert read(message).state == "retry"
+    assert not RepeatCount.objects.exists()
 
 
 def test_resolve_leaves_a_doubt_its_grace(doubted):

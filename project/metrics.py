@@ -1,0 +1,55 @@
+"""What happened, in figures, for Prometheus."""
+
+from collections.abc import Iterable
+from itertools import product
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from mailer.exceptions import DATABASE_LOST
+from mailer.kinds import KINDS
+from mailer.models import RepeatCount
+
+
+class Mail(Collector):
+    """What the database knows of all processes: each web process tells the same."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the figures: a row for each kind and provider is read, however many messages there are."""
+        repeats = CounterMetricFamily(
+            "mail_risky_repeats",
+            "Messages sent again though the provider may have accepted them before: mails that may have come twice.",
+            labels=["kind", "provider"],
+        )
+        for labels, count in sorted(_risky_repeats().items()):
+            repeats.add_metric(labels, count)
+        return [repeats]
+
+
+def _risky_repeats() -> dict[tuple[str, str], int]:
+    """Return the counts by kind and provider; 0 where there may be some: else Prometheus would not see the first."""
+    repeated = [kind for kind, rules in KINDS.items() if rules.at_least_once]
+    counted = RepeatCount.objects.values_list("kind", "provider", "count")
+    return dict.fromkeys(product(repeated, settings.MAIL_PROVIDERS), 0) | {
+        (kind, provider): count for kind, provider, count in counted
+    }
+
+
+REGISTRY = CollectorRegistry(auto_describe=False)
+REGISTRY.register(Mail())
+
+
+@require_safe
+@never_cache
+def metrics(_: HttpRequest) -> HttpResponse:
+    """Show all figures, in Prometheus's text format; 503 without the database."""
+    try:
+        return HttpResponse(generate_latest(REGISTRY), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+    except DATABASE_LOST:
+        return HttpResponse(status=503, headers={"Retry-After": "5"})

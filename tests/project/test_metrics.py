@@ -1,0 +1,67 @@
+"""What Prometheus reads."""
+
+import pytest
+from django.core.management import call_command
+from django.db import connections
+from prometheus_client.parser import text_string_to_metric_families
+
+from mailer.models import RepeatCount
+from tests.conftest import free_port
+
+
+def figures(response):
+    """Return each figure by its name and the values of its labels, as Prometheus would read them."""
+    families = text_string_to_metric_families(response.content.decode())
+    return {(sample.name, *sample.labels.values()): sample.value for family in families for sample in family.samples}
+
+
+def test_metrics_count_repeats_by_kind_and_provider(client, db, settings):
+    settings.MAIL_PROVIDERS = ["mailgun"]
+    RepeatCount.objects.create(kind="verification", provider="sendgrid", count=3)
+    RepeatCount.objects.create(kind="verification", provider="mailgun", count=1)
+
+    response = client.get("/metrics")
+
+    assert response.status_code == 200
+    assert response["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert "no-store" in response["Cache-Control"]
+    assert figures(response) == {
+        ("mail_risky_repeats_total", "account_exists", "mailgun"): 0,
+        ("mail_risky_repeats_total", "verification", "mailgun"): 1,
+        ("mail_risky_repeats_total", "verification", "sendgrid"): 3,
+    }
+
+
+def test_metrics_cost_one_query(client, db, django_assert_num_queries):
+    with django_assert_num_queries(1):
+        client.get("/metrics")
+
+
+def test_metrics_outlive_the_messages(client, db):
+    RepeatCount.objects.create(kind="verification", provider="sendgrid", count=3)
+
+    call_command("cleanup_mail")
+
+    assert figures(client.get("/metrics"))["mail_risky_repeats_total", "verification", "sendgrid"] == 3
+
+
+def test_metrics_are_only_read(client, db):
+    assert client.post("/metrics").status_code == 405
+
+
+@pytest.fixture
+def no_database(transactional_db):
+    """Point this thread's connection at a port where nothing listens."""
+    wrapper = connections["default"]  # not the proxy to it
+    wrapper.close()
+    before = wrapper.settings_dict
+    wrapper.settings_dict = before | {"HOST": "127.0.0.1", "PORT": str(free_port())}
+    yield
+    wrapper.close()
+    wrapper.settings_dict = before
+
+
+def test_metrics_without_the_database_are_503(client, no_database):
+    response = client.get("/metrics")
+
+    assert (response.status_code, response["Retry-After"], response.content) == (503, "5", b"")
