@@ -19,7 +19,7 @@ SYSTEM_PACKAGES := rabbitmq-server:tests-of-the-RabbitMQ-broker
 POLICY := /usr/sbin/policy-rc.d
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo test chaos chaos-long lint lint-django system-packages lock clean
+.PHONY: help install run manage demo test chaos chaos-long lint lint-django system-packages lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ install: $(INSTALLED) ## make .venv and install the pinned requirements
 
 run: $(INSTALLED) ## start everything and stay up until Ctrl-C (WEB_PORT=8000 SIMULATOR_PORT=8025)
 	@$(PY) -m project.stack run
+
+manage: $(INSTALLED) ## run manage.py on what `make run` has started (ARGS="createsuperuser")
+	@$(PY) -m project.stack manage -- $(ARGS)
 
 demo: $(INSTALLED) ## play the main job on real servers and show each delivery's timeline
 	@$(PY) -m project.stack demo

@@ -144,6 +144,18 @@ def claim(directory: Path) -> IO[str]:
     return lock
 
 
+def is_claimed(directory: Path) -> bool:
+    """Tell whether a living process has claimed a directory."""
+    try:
+        with (directory / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def _lock(lock: IO[str], directory: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

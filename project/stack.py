@@ -2,6 +2,7 @@
 
     python -m project.stack run     starts all of it and stays up
     python -m project.stack demo    starts it with data of its own and plays the main job (`project.demo`)
+    python -m project.stack manage -- COMMAND...    runs `manage.py COMMAND...` on what `run` has started
 
 The web server's and the simulator's ports come from WEB_PORT and SIMULATOR_PORT.
 """
@@ -30,7 +31,17 @@ from django.utils import timezone
 
 from project import demo
 from project.embedded import RUN, serving
-from project.processes import Interrupted, Supervisor, Unavailable, claim, interrupt_once, tethered, wipe
+from project.processes import (
+    Interrupted,
+    Supervisor,
+    Unavailable,
+    claim,
+    interrupt_once,
+    is_claimed,
+    run_command,
+    tethered,
+    wipe,
+)
 
 CHECKOUT = RUN.parent
 HOST = "127.0.0.1"
@@ -93,9 +104,14 @@ def load_secrets(file: Path) -> Secrets:
     if file.exists():
         return Secrets(**json.loads(file.read_text()))
     made = Secrets()
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-        json.dump(asdict(made), out, indent=2)
+    _keep(file, asdict(made))
     return made
+
+
+def _keep(file: Path, values: dict[str, str]) -> None:
+    """Write a new file that only its owner can read."""
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        json.dump(values, out, indent=2)
 
 
 def ports(*, fixed: bool) -> dict[str, int]:
@@ -221,7 +237,45 @@ def running(name: str, mode: Mode, say: Callable[[str], None]) -> Iterator[Stack
         )
         wait_until_ready(f"{stack.simulator_url}/healthz", supervisor)
         wait_until_ready(f"{stack.web_url}/readyz", supervisor)
+        started.callback(_tell(directory, environ).unlink, missing_ok=True)
         yield stack
+
+
+# What the service's settings read, where whoever started the stack has set some: the rest of a shell is its own.
+SETTINGS = ("ANYMAIL_", "CELERY_", "DATABASE_", "EMAIL_", "MAIL_", "REDIS_", "WEBHOOK_")
+# Of the processes of a stack alone: a command by hand shall not give its users the password of the staff login.
+PRIVATE = frozenset({"DJANGO_SUPERUSER_PASSWORD"})
+
+
+def _told(directory: Path) -> Path:
+    return directory / "environment.json"
+
+
+def _tell(directory: Path, environ: dict[str, str]) -> Path:
+    """Write down what makes the processes' environment, for `manage`; return the file."""
+    file = _told(directory)
+    file.unlink(missing_ok=True)  # of a stack that was killed
+    theirs = {
+        name: value
+        for name, value in environ.items()
+        if (name.startswith(SETTINGS) or os.environ.get(name) != value) and name not in PRIVATE
+    }
+    _keep(file, theirs)
+    return file
+
+
+def manage(name: str, arguments: list[str]) -> int:
+    """Run `manage.py` with the servers and settings of a running stack; return its exit code.
+
+    Raises `Unavailable` where that is not running, or not ready yet.
+    """
+    told = _told(RUN / name)
+    if not (is_claimed(RUN / name) and told.exists()):
+        raise Unavailable(
+            f"Nothing runs in {os.path.relpath(RUN / name)}: start `make {name}`, and wait until it is up"
+        )
+    environ = os.environ | json.loads(told.read_text())
+    return run_command([sys.executable, str(CHECKOUT / "manage.py"), *arguments], environ)
 
 
 def _prepare_database(environ: dict[str, str], log: Path) -> None:
@@ -315,15 +369,20 @@ def play(name: str) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m project.stack", description="Run the whole service here.")
-    parser.add_argument("action", choices=["run", "demo", "prepare"])
-    parser.add_argument("--name", help="data and logs live in .run/NAME (default: the action)")
+    parser.add_argument("action", choices=["run", "demo", "manage", "prepare"])
+    parser.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="what `manage` hands to manage.py, after --")
+    parser.add_argument("--name", help="data and logs live in .run/NAME (default: the action, for `manage` run)")
     options = parser.parse_args(arguments)
     if options.action == "prepare":
         prepare()
         return 0
-    name = options.name or options.action
+    if options.arguments and options.action != "manage":
+        parser.error("arguments are for `manage` only")
+    name = options.name or {"manage": "run"}.get(options.action, options.action)
     interrupt_once()
     try:
+        if options.action == "manage":
+            return manage(name, options.arguments)
         return run(name) if options.action == "run" else play(name)
     except Unavailable as error:
         sys.stderr.write(f"{error}\n")

@@ -11,7 +11,17 @@ import psutil
 import pytest
 
 from project import processes
-from project.processes import Interrupted, Supervisor, Unavailable, claim, interrupt_once, run_command, tethered, wipe
+from project.processes import (
+    Interrupted,
+    Supervisor,
+    Unavailable,
+    claim,
+    interrupt_once,
+    is_claimed,
+    run_command,
+    tethered,
+    wipe,
+)
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -93,6 +103,15 @@ def test_claim_gives_up_on_children_that_stay(tmp_path, monkeypatch):
 
     with claim(tmp_path), pytest.raises(Unavailable, match="in use"):
         claim(tmp_path)
+
+
+def test_directory_is_claimed_until_it_is_given_back(tmp_path):
+    nothing = is_claimed(tmp_path / "none")
+
+    with claim(tmp_path):
+        meanwhile = is_claimed(tmp_path)
+
+    assert (nothing, meanwhile, is_claimed(tmp_path)) == (False, True, False)
 
 
 def test_claim_of_a_directory_that_cannot_be_made(tmp_path):

@@ -17,6 +17,12 @@ from project import stack
 from project.processes import Interrupted, Supervisor, Unavailable, claim
 
 CHECKOUT = Path(__file__).parents[2]
+# Nobody listens there.
+SERVERS = {
+    "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none",
+    "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
+    "REDIS_URL": "redis://127.0.0.1:1/0",
+}
 
 # The command line of `project.stack`, with its data under argv[1].
 STACK = """
@@ -120,6 +126,80 @@ def test_database_that_cannot_be_prepared_says_why(tmp_path):
         stack._prepare_database(environ, tmp_path / "log")
 
 
+STAFF = "from users.models import User; print(User.objects.get().email)"
+SHOW = "import os; print(os.environ.get('MAIL_PROVIDERS'), os.environ.get('DJANGO_SUPERUSER_PASSWORD'))"
+
+
+@pytest.fixture
+def served(tmp_path):
+    """What a stack has written down that runs in this process's name: its environment."""
+    environ = stack.environment({"WEB_PORT": 1, "SIMULATOR_PORT": 2}, stack.Secrets(), SERVERS, Path("data"))
+    with claim(tmp_path / "run"):
+        yield stack._tell(tmp_path / "run", environ)
+
+
+def test_manage_runs_a_command_as_the_stack_would(served, capfd):
+    code = stack.main(["manage", "--", "shell", "--no-imports", "-c", SHOW])
+
+    assert code == 0
+    assert capfd.readouterr().out == "resend,postmark None\n"
+
+
+def test_manage_ends_as_its_command_does(served, capfd):
+    code = stack.main(["manage", "--", "no_such_command"])
+
+    assert code == 1
+    assert "Unknown command: 'no_such_command'" in capfd.readouterr().err
+
+
+def test_manage_knows_the_settings_that_the_stack_was_started_with(monkeypatch, tmp_path):
+    monkeypatch.setenv("MAIL_BATCH_SIZE", "7")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://elsewhere/accounts")
+    monkeypatch.setenv("SOMETHING_ELSE", "of the shell alone")
+
+    file = stack._tell(tmp_path, dict(os.environ))
+
+    assert json.loads(file.read_text()).items() >= {
+        ("MAIL_BATCH_SIZE", "7"),
+        ("DATABASE_URL", "postgresql://elsewhere/accounts"),
+    }
+    assert "SOMETHING_ELSE" not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_manage_where_nothing_runs(tmp_path, capsys):
+    code = stack.main(["manage", "--", "check"])
+
+    assert code == 1
+    assert "start `make run`" in capsys.readouterr().err
+
+
+def test_manage_where_a_stack_was_killed(served, capsys):
+    (served.parent / "lock").unlink()
+    (served.parent / "lock").touch()
+
+    code = stack.main(["manage", "--", "check"])
+
+    assert code == 1
+    assert "Nothing runs in" in capsys.readouterr().err
+
+
+def test_manage_while_a_stack_starts(served, capsys):
+    served.unlink()
+
+    code = stack.main(["manage", "--", "check"])
+
+    assert code == 1
+    assert "wait until it is up" in capsys.readouterr().err
+
+
+def test_arguments_are_for_manage_alone(capsys):
+    with pytest.raises(SystemExit):
+        stack.main(["run", "--", "check"])
+
+    assert "for `manage` only" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("action", "code"), [("run", 0), ("demo", 128 + signal.SIGTERM)])
 def test_interruption_is_how_run_ends(monkeypatch, action, code):
     def interrupted(*_):
@@ -130,7 +210,7 @@ def test_interruption_is_how_run_ends(monkeypatch, action, code):
     assert stack.main([action]) == code
 
 
-def test_run_tells_the_addresses_and_stops_without_a_trace(tmp_path):
+def test_run_tells_the_addresses_serves_manage_and_stops_without_a_trace(tmp_path):
     command = [sys.executable, "-c", STACK, str(tmp_path), "run"]
     web, simulator = free_ports()
     environ = {**os.environ, "WEB_PORT": str(web), "SIMULATOR_PORT": str(simulator)}
@@ -138,15 +218,24 @@ def test_run_tells_the_addresses_and_stops_without_a_trace(tmp_path):
         login = next(line for line in process.stdout if "Staff login" in line)
         children = psutil.Process(process.pid).children(recursive=True)
         admin = requests.get(f"http://{stack.HOST}:{web}/admin/", timeout=20)
+        managed = subprocess.run(
+            [*command[:-1], "manage", "--", "shell", "--no-imports", "-c", STAFF],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
         process.send_signal(signal.SIGINT)
         process.stdout.read()
 
     assert process.returncode == 0
     assert "staff@example.com" in login
     assert admin.status_code == 200
+    assert managed.stdout == "staff@example.com\n"
     assert len(children) > 6
     assert psutil.wait_procs(children, timeout=20)[1] == []
-    assert not [path for path in tmp_path.rglob("*") if path.is_socket()]
+    assert not [path for path in tmp_path.rglob("*") if path.is_socket() or path.name == "environment.json"]
 
 
 def test_demo_plays_the_main_job_on_processes_of_its_own(tmp_path, capsys):
