@@ -14,4 +14,5 @@ class MailerConfig(AppConfig):
         from mailer import checks, receivers
 
         receivers.connect()
-        register(checks.routes_name_kinds)
+        for check in checks.ALL:
+            register(check, checks.TAG)

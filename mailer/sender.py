@@ -154,7 +154,7 @@ class _Drain:
             self._under_way[parcel] = None
         else:
             send = partial(threaded.send, provider.backend, mail)
-            self._under_way[parcel] = self._courier.work(send, parcel, self._back, THREADS)
+            self._under_way[parcel] = self._courier.work(send, parcel, self._back, _threads())
 
     # Coming back
 
@@ -230,6 +230,11 @@ def _limit(name: str) -> int:
     most: int = settings.MAIL_CONCURRENCY_BY_PROVIDER.get(name, settings.MAIL_CONCURRENCY)
     provider = PROVIDERS.get(name)
     return most if provider is None or provider.over_http else min(most, THREADS)
+
+
+def _threads() -> int:
+    """Return how many threads carry mail: so many that no provider's wait for those of another."""
+    return THREADS * max(1, sum(not PROVIDERS[name].over_http for name in settings.MAIL_PROVIDERS))
 
 
 def _preference(name: str) -> int:

@@ -23,9 +23,10 @@ from mailer import couriers
 from mailer.providers.base import Provider
 from mailer.verdicts import Answer, Verdict
 
-# Seconds after which a mail is not begun any more, so that it cannot go out when its lease is over; each reply takes
-# EMAIL_TIMEOUT at most, the last one this long: servers look through a mail before they take it (4.5.3.2.6).
-REACH: Final = 15.0
+# Seconds after which a mail is not begun any more, so that it cannot go out when its lease is over. What follows takes
+# EMAIL_TIMEOUT at most for the answer to DATA and for the data each, and this long for the last answer: servers look
+# through a mail before they take it (4.5.3.2.6).
+REACH: Final = 10.0
 LAST_REPLY: Final = 25.0
 
 # What ends a mail's data (4.1.1.4). No command can end like this.

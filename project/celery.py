@@ -1,12 +1,14 @@
 """The Celery application: carries hints to the workers, never the truth."""
 
 import os
+import sys
 from typing import Any
 
 from celery import Celery, bootsteps
-from celery.signals import setup_logging
+from celery.signals import setup_logging, worker_init
 from celery.worker import consumer
 from django.conf import settings
+from django.core.checks import run_checks
 from django_structlog.celery.steps import DjangoStructLogInitStep
 from kombu.transport import TRANSPORT_ALIASES
 
@@ -41,3 +43,11 @@ def use_our_logging(**_: Any) -> None:
     from logging.config import dictConfig  # at worker start only
 
     dictConfig(settings.LOGGING)
+
+
+@worker_init.connect
+def check_settings(**_: Any) -> None:
+    """End a worker whose settings cannot be right. Celery runs the checks, too, and does not look at what they find."""
+    found = run_checks(tags=["mailer"])
+    if errors := [error for error in found if error.is_serious() and not error.is_silenced()]:
+        sys.exit("\n".join(f"Configuration: {error.msg} ({error.id})" for error in errors))

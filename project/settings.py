@@ -160,7 +160,7 @@ MAIL_CONCURRENCY_BY_PROVIDER = {
 MAIL_RATES = mail.read_by_provider(env, "MAIL_RATE_", minimum=0.001)
 # Messages that one request carries at most, where the provider has a batch API; 1 for none.
 MAIL_BATCH_SIZE = int(env.at_least(1, "MAIL_BATCH_SIZE", default=50))
-# How long a worker holds a message, in seconds; a request takes at most 20, through SMTP 50.
+# How long a worker holds a message, in seconds; `mailer.checks` has what is the least.
 MAIL_LEASE_SECONDS = env.at_least(1, "MAIL_LEASE_SECONDS", default=60)
 # How long a message that may have been accepted waits for evidence, in seconds.
 MAIL_GRACE_SECONDS = env.at_least(0, "MAIL_GRACE_SECONDS", default=60)
@@ -280,6 +280,7 @@ SILENCED_SYSTEM_CHECKS = [
     # HSTS for subdomains and preloading bind a whole domain: not this service's to decide.
     "security.W005",
     "security.W021",
+    *env.list("SILENCED_SYSTEM_CHECKS", default=[]),
 ]
 
 # --- The rest -----------------------------------------------------------------------------------------

@@ -76,4 +76,5 @@ PROVIDER = Provider(
         "TRANSIENT_FAILURE": Verdict.NOT_SENT,
     },
     largest=40_000_000,
+    slowest=3 + 10 + 10,  # to connect, to send, to be answered
 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
+from mailer import couriers
 from mailer.verdicts import Verdict, of_status
 
 # The names and indexes that lead to a place in decoded JSON.
@@ -87,7 +88,7 @@ class Provider:
     without. Without `over_http`, its Django backend sends, in a thread. `refusals` says what a status means where it
     means something else than at most providers (`verdicts.BY_STATUS`); `errors` the same for the first code in it that
     one of the paths `error_codes` leads to in the body. `largest` is what one message may weigh, in bytes, `recipients`
-    how many it may have.
+    how many it may have. `slowest` is for how many seconds one request may be under way.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Provider:
     errors: Mapping[str, Verdict] = field(default_factory=dict)
     largest: int = 10_000_000
     recipients: int = 50
+    slowest: float = couriers.TOTAL
 
     def verdict(self, status: int, body: Any = None) -> Verdict:
         """Return what an answer means: its status and its body, decoded where that is JSON, else the text.

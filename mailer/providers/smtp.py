@@ -18,4 +18,6 @@ PROVIDER = Provider(
         **dict.fromkeys((530, 534, 535, 538), Verdict.CONFIGURATION),
     },
     recipients=100,
+    # mailer.smtp: until the data begins; the answer to DATA; the data; the answer to that.
+    slowest=10 + 10 + 10 + 25,
 )

@@ -115,7 +115,9 @@ def _points_of(
 
 def storm(plan: Plan, progress: Progress) -> Figures:
     """Put the service into the storm."""
-    environ = {"providers": plan.providers, "MAIL_LEASE_SECONDS": str(LEASE)}
+    # Shorter than a request may take, so that leases do run out; the simulator's requests are over sooner.
+    hasty = {"MAIL_LEASE_SECONDS": str(LEASE), "SILENCED_SYSTEM_CHECKS": "mailer.E002"}
+    environ = {"providers": plan.providers, **hasty}
     with standing(HOME / "storm", webhooks=True, kit=plan.kit, **environ) as ground:
         raging = _storm(SERVICE, ground, plan, plan.registrations, progress)
         raging.messages = plan.messages

@@ -21,6 +21,8 @@ FIVE = [f"silent+{number}@example.org" for number in range(5)]
 # Seconds that five registrations may take: they do take a tenth of it, and would take longer if each waited for a
 # broker's timeout.
 PROMPT = 4.0
+# A lease that is over soon after a crash, though it be shorter than a request may take.
+HASTY = {"MAIL_LEASE_SECONDS": "1", "SILENCED_SYSTEM_CHECKS": "mailer.E002"}
 
 
 def by_message(provider):
@@ -28,7 +30,7 @@ def by_message(provider):
 
 
 def test_worker_killed_again_and_again_sends_each_message_once(service, provider):
-    service.environment |= {"MAIL_LEASE_SECONDS": "1", "MAIL_CONCURRENCY": "8"}
+    service.environment |= {**HASTY, "MAIL_CONCURRENCY": "8"}
     # Some answers never come back, and no webhook tells of what was accepted until all has been tried again.
     provider.faults(latency_ms=100, rate_reset_after=0.1, webhook_delay_ms=6000, seed=7)
     service.web()

@@ -101,8 +101,12 @@ WRONG = [
 
 
 def manage(*arguments, **changes):
+    return python("manage.py", *arguments, **changes)
+
+
+def python(*arguments, **changes):
     environment = {name: value for name, value in (GOOD | changes).items() if value is not None}
-    command = [sys.executable, "-W", "error::UserWarning", "manage.py", *arguments]
+    command = [sys.executable, "-W", "error::UserWarning", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -140,6 +144,32 @@ def test_wrong_environment_stops_with_one_line(changes, named):
     assert line.startswith("Configuration: ")
     assert named in line
     assert not [secret for secret in QUOTED if secret in line + done.stdout]
+
+
+# What Django's checks must find -> what they must say.
+CHECKED = [
+    ({"MAIL_LEASE_SECONDS": "24"}, "MAIL_LEASE_SECONDS must be at least 25"),
+    ({"MAIL_ROUTES": "farewell=resend"}, "MAIL_ROUTES: 'farewell' is not one of"),
+]
+RELAY = ("manage.py", "relay")
+# Celery warns root at length.
+WORKER = ("-W", "default", "-m", "celery", "-A", "project", "worker", "--pool", "solo")
+
+
+@pytest.mark.parametrize(("changes", "said"), CHECKED, ids=[str(row[0]) for row in CHECKED])
+@pytest.mark.parametrize("program", [RELAY, WORKER], ids=["relay", "worker"])
+def test_what_the_checks_find_stops_the_start(program, changes, said):
+    done = python(*program, **changes)
+
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert not [secret for secret in QUOTED if secret in done.stderr + done.stdout]
+
+
+def test_check_can_be_silenced():
+    done = manage("check", MAIL_LEASE_SECONDS="2", SILENCED_SYSTEM_CHECKS="mailer.E002")
+
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", SECRETS)
