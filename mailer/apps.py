@@ -1,6 +1,7 @@
 """Connects the receivers and the checks."""
 
 from django.apps import AppConfig
+from django.conf import settings
 from django.core.checks import register
 
 
@@ -10,9 +11,10 @@ class MailerConfig(AppConfig):
     name = "mailer"
 
     def ready(self) -> None:
-        """Let the receivers hear of users, and the settings be checked."""
-        from mailer import checks, receivers
+        """Let the receivers hear of users, and the settings be checked; know the backends that they name."""
+        from mailer import checks, providers, receivers
 
+        providers.add(settings.MAIL_BACKENDS)
         receivers.connect()
         for check in checks.ALL:
             register(check, checks.TAG)

@@ -3,10 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from anymail.backends.base import AnymailBaseBackend
 from django.conf import settings
 from django.core.checks import CheckMessage, Error
+from django.core.mail import get_connection
 
 from mailer import providers
+from mailer.backends import OutboxBackend
 from mailer.kinds import KINDS
 
 # By which these checks can be run alone, as a worker does at its start.
@@ -40,7 +43,29 @@ def lease_outlasts_requests(**_: Any) -> list[CheckMessage]:
     ]
 
 
+def backends_can_send(**_: Any) -> list[CheckMessage]:
+    """Find paths in MAIL_BACKENDS that lead to no backend, or to one that has no business there."""
+    return [
+        Error(f"MAIL_BACKENDS: {name}={path} {fault}", id="mailer.E003")
+        for name, path in settings.MAIL_BACKENDS.items()
+        if (fault := _fault_of(path))
+    ]
+
+
+def _fault_of(path: str) -> str:
+    try:
+        backend = get_connection(path)
+    except Exception as error:  # noqa: BLE001  # a stranger's code, and made of settings alone
+        return f"cannot be made: {type(error).__name__}"
+    if isinstance(backend, OutboxBackend):
+        return "would queue each mail again, for ever"
+    if isinstance(backend, AnymailBaseBackend):
+        return "is Anymail's: name the provider in MAIL_PROVIDERS"
+    return "" if callable(getattr(backend, "send_messages", None)) else "is no backend: it has no send_messages()"
+
+
 ALL: Final[Sequence[Callable[..., list[CheckMessage]]]] = (
     routes_name_kinds,
     lease_outlasts_requests,
+    backends_can_send,
 )

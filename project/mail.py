@@ -1,6 +1,7 @@
 """What the environment says about mail. Whatever is wrong with it raises `ImproperlyConfigured`, in one line."""
 
 import base64
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
@@ -9,15 +10,36 @@ from django.core.exceptions import ImproperlyConfigured
 from mailer.providers import PROVIDERS
 from project.environment import Environment
 
+# A provider's name, as it stands in the database and, in capitals, in the names of variables.
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
-def read_providers(env: Environment) -> list[str]:
-    """Read which providers there are, in order of preference."""
+
+def read_backends(env: Environment) -> dict[str, str]:
+    """Read which backends of Django's are providers: archive=path.of.a.Backend, by a name that is none yet."""
+    backends: dict[str, str] = {}
+    for entry in env.list("MAIL_BACKENDS", default=[]):
+        name, _, path = entry.partition("=")
+        if not (_NAME.fullmatch(name) and _PATH.fullmatch(path)) or name in backends:
+            raise ImproperlyConfigured(
+                "MAIL_BACKENDS must look like console=django.core.mail.backends.console.EmailBackend,archive=..., "
+                "each name once, of at most 32 lower-case letters, digits and underscores"
+            )
+        if name in PROVIDERS:
+            raise ImproperlyConfigured(f"MAIL_BACKENDS: {name} is a provider already; choose another name")
+        backends[name] = path
+    return backends
+
+
+def read_providers(env: Environment, backends: Collection[str]) -> list[str]:
+    """Read which providers there are, in order of preference; `backends` are those that MAIL_BACKENDS adds."""
+    known = [*PROVIDERS, *backends]
     names: list[str] = env.list("MAIL_PROVIDERS")
     if not names:
         raise ImproperlyConfigured("MAIL_PROVIDERS names no provider, e.g. MAIL_PROVIDERS=postmark,resend")
     for name in names:
-        if name not in PROVIDERS:
-            raise ImproperlyConfigured(f"MAIL_PROVIDERS: {name!r} is not one of {', '.join(PROVIDERS)}")
+        if name not in known:
+            raise ImproperlyConfigured(f"MAIL_PROVIDERS: {name!r} is not one of {', '.join(known)}")
         if names.count(name) > 1:
             raise ImproperlyConfigured(f"MAIL_PROVIDERS names {name} twice")
     return names
@@ -41,12 +63,12 @@ def read_anymail(env: Environment, names: Collection[str]) -> dict[str, Any]:
     return found
 
 
-def read_by_provider(env: Environment, prefix: str, minimum: float) -> dict[str, float]:
+def read_by_provider(env: Environment, prefix: str, backends: Collection[str], minimum: float) -> dict[str, float]:
     """Read numbers that differ by provider: with the prefix MAIL_RATE_, from MAIL_RATE_POSTMARK and so on."""
     return {
         name: env.at_least(minimum, variable, default=minimum)
         for variable in _variables(env, prefix)
-        for name in [_provider_of(variable, prefix)]
+        for name in [_provider_of(variable, prefix, [*PROVIDERS, *backends])]
     }
 
 
@@ -54,10 +76,10 @@ def _variables(env: Environment, prefix: str) -> Iterator[str]:
     return (name for name in env.ENVIRON if name.startswith(prefix) and not name.endswith("_FILE"))
 
 
-def _provider_of(variable: str, prefix: str) -> str:
+def _provider_of(variable: str, prefix: str, known: Collection[str]) -> str:
     name = variable.removeprefix(prefix).lower()
-    if name not in PROVIDERS:
-        raise ImproperlyConfigured(f"{variable}: {name!r} is not one of {', '.join(PROVIDERS)}")
+    if name not in known:
+        raise ImproperlyConfigured(f"{variable}: {name!r} is not one of {', '.join(known)}")
     return name
 
 

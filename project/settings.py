@@ -147,17 +147,21 @@ SERVER_EMAIL = DEFAULT_FROM_EMAIL  # a provider refuses root@localhost
 # What any code in the process sends is queued first; who sends it then is named by MAIL_PROVIDERS.
 EMAIL_BACKEND = "mailer.backends.OutboxBackend"
 SITE_NAME = env.str("SITE_NAME", default=_public.hostname)
-# In order of preference; each name is a module of `mailer.providers`.
-MAIL_PROVIDERS = mail.read_providers(env)
+# Backends of Django's that are providers, by the names they have here. What a file-based one needs.
+MAIL_BACKENDS = mail.read_backends(env)
+EMAIL_FILE_PATH = env.str("EMAIL_FILE_PATH", default="") or None
+# In order of preference; each name is a module of `mailer.providers`, or one of MAIL_BACKENDS.
+MAIL_PROVIDERS = mail.read_providers(env, MAIL_BACKENDS)
 # Which providers a kind goes through, where not through all of them.
 MAIL_ROUTES = mail.read_routes(env, MAIL_PROVIDERS)
 # Requests a worker process has under way at once: in all, and through one provider.
 MAIL_CONCURRENCY = int(env.at_least(1, "MAIL_CONCURRENCY", default=32))
 MAIL_CONCURRENCY_BY_PROVIDER = {
-    name: int(number) for name, number in mail.read_by_provider(env, "MAIL_CONCURRENCY_", minimum=1).items()
+    name: int(number)
+    for name, number in mail.read_by_provider(env, "MAIL_CONCURRENCY_", MAIL_BACKENDS, minimum=1).items()
 }
 # Messages a second that all workers together send through one provider.
-MAIL_RATES = mail.read_by_provider(env, "MAIL_RATE_", minimum=0.001)
+MAIL_RATES = mail.read_by_provider(env, "MAIL_RATE_", MAIL_BACKENDS, minimum=0.001)
 # Messages that one request carries at most, where the provider has a batch API; 1 for none.
 MAIL_BATCH_SIZE = int(env.at_least(1, "MAIL_BATCH_SIZE", default=50))
 # How long a worker holds a message, in seconds; `mailer.checks` has what is the least.

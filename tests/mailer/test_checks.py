@@ -6,6 +6,8 @@ from django.core.checks import run_checks
 from mailer import smtp
 from mailer.providers import PROVIDERS
 
+FILES = "django.core.mail.backends.filebased.EmailBackend"
+
 
 def found(name):
     """Return what a check of ours says."""
@@ -64,3 +66,36 @@ def test_time_allowed_to_ses_is_what_boto3_is_given():
     given = PROVIDERS["amazon_ses"].fixed["AMAZON_SES_CLIENT_PARAMS"]["config"]
 
     assert PROVIDERS["amazon_ses"].slowest == given["connect_timeout"] + 2 * given["read_timeout"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("nowhere.Backend", "cannot be made: ModuleNotFoundError"),
+        ("django.core.mail.backends.console.Nothing", "cannot be made: ImportError"),
+        (FILES, "cannot be made: TypeError"),
+        ("mailer.backends.OutboxBackend", "would queue each mail again, for ever"),
+        ("anymail.backends.test.EmailBackend", "is Anymail's"),
+        ("tests.mailer.test_checks.NoBackend", "is no backend: it has no send_messages()"),
+    ],
+)
+def test_backend_that_cannot_send_is_an_error(settings, path, fault):
+    settings.EMAIL_FILE_PATH = None
+    settings.MAIL_BACKENDS = {"archive": path}
+
+    [error] = found("mailer.E003")
+
+    assert error.is_serious()
+    assert f"MAIL_BACKENDS: archive={path} {fault}" in error.msg
+
+
+class NoBackend:
+    def __init__(self, *, fail_silently):
+        pass
+
+
+def test_backends_that_can_send_pass(settings, tmp_path):
+    settings.EMAIL_FILE_PATH = str(tmp_path)
+    settings.MAIL_BACKENDS = {"archive": FILES, "console": "django.core.mail.backends.console.EmailBackend"}
+
+    assert not found("mailer.E003")

@@ -88,6 +88,16 @@ WRONG = [
     ({"MAIL_RATE_RESEND": "0"}, "MAIL_RATE_RESEND must be at least"),
     ({"MAIL_RATE_RESEND": "let-slip"}, "MAIL_RATE_RESEND"),
     ({"MAIL_RATE_NOBODY_FILE": "/nowhere/let"}, "MAIL_RATE_NOBODY: 'nobody'"),
+    ({"MAIL_BACKENDS": "console"}, "MAIL_BACKENDS must look like"),
+    ({"MAIL_BACKENDS": "console="}, "MAIL_BACKENDS must look like"),
+    ({"MAIL_BACKENDS": "=a.B"}, "MAIL_BACKENDS must look like"),
+    ({"MAIL_BACKENDS": "console=Backend"}, "MAIL_BACKENDS must look like"),
+    ({"MAIL_BACKENDS": "console=a.B=c"}, "MAIL_BACKENDS must look like"),
+    ({"MAIL_BACKENDS": "Console=a.B"}, "MAIL_BACKENDS must look like"),
+    ({"MAIL_BACKENDS": f"{'c' * 33}=a.B"}, "MAIL_BACKENDS must look like"),
+    ({"MAIL_BACKENDS": "console=a.B,console=a.C"}, "MAIL_BACKENDS must look like"),
+    ({"MAIL_BACKENDS": "postmark=a.B"}, "MAIL_BACKENDS: postmark is a provider already"),
+    ({"MAIL_BACKENDS": "console=a.B", "MAIL_PROVIDERS": "archive"}, "'archive' is not one of amazon_ses, brevo"),
     ({"MAIL_BATCH_SIZE": "0"}, "MAIL_BATCH_SIZE must be at least 1"),
     ({"MAIL_GRACE_SECONDS": "-1"}, "MAIL_GRACE_SECONDS must be at least 0"),
     ({"MAIL_CONCURRENCY": "0"}, "MAIL_CONCURRENCY must be at least 1"),
@@ -149,6 +159,7 @@ def test_wrong_environment_stops_with_one_line(changes, named):
 # What Django's checks must find -> what they must say.
 CHECKED = [
     ({"MAIL_LEASE_SECONDS": "24"}, "MAIL_LEASE_SECONDS must be at least 25"),
+    ({"MAIL_BACKENDS": "archive=nowhere.Backend"}, "MAIL_BACKENDS: archive=nowhere.Backend cannot be made"),
     ({"MAIL_ROUTES": "farewell=resend"}, "MAIL_ROUTES: 'farewell' is not one of"),
 ]
 RELAY = ("manage.py", "relay")
@@ -254,6 +265,33 @@ def test_provider_whose_webhooks_are_not_taken_needs_no_secret():
     secrets = setting("WEBHOOK_SECRETS", MAIL_PROVIDERS="brevo", ANYMAIL_BREVO_API_KEY="key")
 
     assert secrets == {"brevo": []}
+
+
+def test_backends_of_django_are_providers_like_others():
+    console = "django.core.mail.backends.console.EmailBackend"
+    named = {"MAIL_BACKENDS": f"console={console},spare=a.B", "MAIL_PROVIDERS": "postmark,console"}
+    limits = {"MAIL_RATE_CONSOLE": "2", "MAIL_CONCURRENCY_CONSOLE": "3", "MAIL_ROUTES": "welcome=console"}
+
+    found = setting(
+        *("MAIL_BACKENDS", "MAIL_PROVIDERS", "MAIL_RATES", "MAIL_CONCURRENCY_BY_PROVIDER", "MAIL_ROUTES"),
+        **named,
+        **limits,
+    )
+
+    assert found == [
+        {"console": console, "spare": "a.B"},
+        ["postmark", "console"],
+        {"console": 2},
+        {"console": 3},
+        {"welcome": ["console"]},
+    ]
+
+
+def test_backends_of_django_need_no_webhook_secret():
+    changes = {"MAIL_BACKENDS": "console=a.B", "MAIL_PROVIDERS": "console"}
+    missing = {name: None for name in SECRETS if "POSTMARK" in name or "RESEND" in name}
+
+    assert setting("WEBHOOK_SECRETS", **changes, **missing) == {"console": []}
 
 
 def test_routes_name_providers_in_order():
