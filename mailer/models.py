@@ -38,7 +38,7 @@ class Message(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     kind = models.CharField(max_length=64)
-    dedupe_key = models.CharField(max_length=200, unique=True)
+    dedupe_key = models.CharField(max_length=200)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="messages")
     correlation_id = models.CharField(max_length=64, blank=True)
     locale = models.CharField(max_length=16, default="en")
@@ -109,6 +109,8 @@ class Message(models.Model):
                 name="message_expiring",
             ),
         ]
+        # Not `unique=True`, which also makes an index for LIKE.
+        constraints: ClassVar = [models.UniqueConstraint(fields=["dedupe_key"], name="message_once")]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.pk}"
@@ -136,7 +138,7 @@ class Attachment(models.Model):
 class Attempt(models.Model):
     """One intent to send one message, committed before the request leaves. Append-only but for its outcome."""
 
-    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="tries")
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="tries", db_index=False)
     token = models.PositiveIntegerField(help_text=_("The message's token at the time: one attempt a claim."))
     provider = models.CharField(max_length=32)
     started_at = models.DateTimeField(db_default=Now())
@@ -184,7 +186,9 @@ class DeliveryStatus(models.Model):
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="deliveries")
     # Of the message, repeated so that lists need no join.
     kind = models.CharField(max_length=64)
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="deliveries")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="deliveries", db_index=False
+    )
     recipient = models.CharField(max_length=MAX_LENGTH)
     recipient_canonical = models.CharField(max_length=MAX_LENGTH)
     created_at = models.DateTimeField(db_default=Now())
@@ -254,7 +258,9 @@ class DeliveryEvent(models.Model):
         NONE = "none", _("says nothing about the status")
         PARKED = "parked", _("its delivery is not known yet")
 
-    delivery = models.ForeignKey(DeliveryStatus, null=True, on_delete=models.CASCADE, related_name="events")
+    delivery = models.ForeignKey(
+        DeliveryStatus, null=True, on_delete=models.CASCADE, related_name="events", db_index=False
+    )
     event_type = models.CharField(max_length=32)
     status = models.CharField(max_length=16, blank=True, choices=status.CHOICES)
     rank = models.SmallIntegerField()
@@ -262,7 +268,7 @@ class DeliveryEvent(models.Model):
     recorded_at = models.DateTimeField(db_default=Now())
     source = models.CharField(max_length=16, choices=Source)
     effect = models.CharField(max_length=16, choices=Effect)
-    dedupe_key = models.CharField(max_length=64, unique=True, help_text=_("SHA-256 in hex."))
+    dedupe_key = models.CharField(max_length=64, help_text=_("SHA-256 in hex."))
 
     provider = models.CharField(max_length=32, blank=True)
     esp_message_id = models.CharField(max_length=255, blank=True)
@@ -284,6 +290,7 @@ class DeliveryEvent(models.Model):
             ),
             models.Index(fields=["recorded_at"], condition=Q(delivery=None), name="event_parked_lately"),
         ]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["dedupe_key"], name="event_once")]
 
     def __str__(self) -> str:
         return f"{self.event_type} {self.pk}"

@@ -19,7 +19,6 @@ class Status(StrEnum):
 
     SCHEDULED = "scheduled"
     QUEUED = "queued"
-    SENDING = "sending"
     UNKNOWN = "unknown"
     SENT = "sent"
     DEFERRED = "deferred"
@@ -37,7 +36,6 @@ class Status(StrEnum):
 CHOICES: Final = [
     (Status.SCHEDULED.value, _("scheduled")),
     (Status.QUEUED.value, _("queued")),
-    (Status.SENDING.value, _("sending")),
     (Status.UNKNOWN.value, _("may have been accepted")),
     (Status.SENT.value, _("accepted by the provider")),
     (Status.DEFERRED.value, _("delayed")),
@@ -55,7 +53,6 @@ CHOICES: Final = [
 RANKS: Final[dict[Status, int]] = {
     Status.SCHEDULED: 0,
     Status.QUEUED: 10,
-    Status.SENDING: 15,
     Status.UNKNOWN: 18,
     Status.SENT: 20,
     Status.DEFERRED: 30,
@@ -81,7 +78,6 @@ ACCEPTED_RANK: Final = RANKS[Status.SENT]
 EVENT_STATUS: Final[dict[str, Status | None]] = {
     "scheduled": Status.SCHEDULED,
     "queued": Status.QUEUED,
-    "sending": Status.SENDING,
     "ambiguous": Status.UNKNOWN,
     "retried": None,
     "sent": Status.SENT,

@@ -259,7 +259,7 @@ def test_intend_pins_the_provider_and_freezes_the_content(db):
     row, attempt = read(message), Attempt.objects.get()
     assert (row.state, row.provider, row.content) == ("sending", "resend", {"subject": "Hello"})
     assert (attempt.message_id, attempt.token, attempt.provider, attempt.outcome) == (message.pk, 1, "resend", "")
-    assert delivery_of(message).status == "sending"
+    assert delivery_of(message).status == "queued"
 
 
 def test_intend_after_another_took_over_is_refused(db):
@@ -329,7 +329,7 @@ def test_settle_a_retry(db):
     row = read(message)
     assert (row.state, row.attempts, row.finished_at, row.first_ambiguous_at) == ("retry", 1, None, None)
     assert timedelta(seconds=95) < row.run_at - timezone.now() < timedelta(seconds=105)
-    assert delivery_of(message).status == "sending"
+    assert delivery_of(message).status == "queued"
     assert outbox.claim("worker", 10) == []
 
 

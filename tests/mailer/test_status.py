@@ -19,7 +19,6 @@ from tests.mailer.conftest import NOON, at, fact, new_delivery, standing
 ORDER = [
     ["scheduled"],
     ["queued"],
-    ["sending"],
     ["unknown"],
     ["sent"],
     ["deferred"],
@@ -34,7 +33,6 @@ PLACE = {status: place for place, row in enumerate(ORDER) for status in row}
 SAYS = {
     "scheduled": "scheduled",
     "queued": "queued",
-    "sending": "sending",
     "ambiguous": "unknown",
     "retried": None,
     "sent": "sent",

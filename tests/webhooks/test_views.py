@@ -286,7 +286,7 @@ class TestStore:
         assert response.status_code == 503
         assert not WebhookReceipt.objects.exists()
         assert not DeliveryEvent.objects.filter(source="webhook").exists()
-        assert delivery_of(claim.message).status == "sending"
+        assert delivery_of(claim.message).status == "queued"
         assert state_of(claim.message) == "sending"
 
     def test_poison_that_cannot_be_stored_is_503(self, post_resend):
