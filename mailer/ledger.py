@@ -296,7 +296,6 @@ _RECORD: Final = _statement(
             "f.recipient_canonical",
         )
     }) by_esp
-    WHERE NOT EXISTS (SELECT FROM {_EVENT} known WHERE known.dedupe_key = f.dedupe_key)
     ORDER BY f.dedupe_key, f.occurred_at""",
     write=f"""
     INSERT INTO {_EVENT} (delivery_id, effect, {_COLUMNS})

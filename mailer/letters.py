@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urljoin
 
+import anymail.utils
 import requests
 from anymail.backends.base import AnymailBaseBackend
 from anymail.exceptions import AnymailError
@@ -33,6 +34,12 @@ LONGEST: Final = 15 * 60.0
 
 # What is said of each letter of a batch that was refused as a whole.
 BATCH_REFUSED: Final = "batch_refused"
+
+
+# Addresses that are kept parsed. Anymail parses the sender's with each mail and the recipient's again in the answer,
+# which is a seventh of what a mail costs; nobody changes a parsed one.
+ADDRESSES: Final = 4096
+anymail.utils.EmailAddress = functools.lru_cache(ADDRESSES)(anymail.utils.EmailAddress)
 
 
 class Unsendable(MailerError):
@@ -90,9 +97,8 @@ def request_for(provider: Provider, letters: Sequence[Letter]) -> Request:
     """Return the request that carries these letters: one alone, or a batch."""
     parameters = dict(letters[0].parameters)
     if provider.batch and len(letters) > 1:
-        bodies = [json.loads(letter.parameters["data"]) for letter in letters]
         parameters["url"] = urljoin(backend_at(provider.backend).api_url, provider.batch.path)
-        parameters["data"] = json.dumps(provider.batch.join(bodies))
+        parameters["data"] = provider.batch.join([letter.parameters["data"] for letter in letters])
     return _prepared(provider, parameters)
 
 
@@ -112,13 +118,14 @@ def _prepared(provider: Provider, parameters: dict[str, Any]) -> Request:
 def answers_in(provider: Provider, letters: Sequence[Letter], response: Response) -> list[Answer]:
     """Return what the answer to a request says about each of its letters, and tell Anymail's `post_send`."""
     body = decoded(response)
+    whole = _Read(response, body)
     if len(letters) == 1:
-        return [_answer(provider, letters[0], response, body)]
+        return [_answer(provider, letters[0], whole)]
     items = provider.batch.split(body) if provider.batch else None
     if items and len(items) == len(letters):
-        parts = [Response(status, response.headers, json.dumps(part).encode()) for status, part in items]
         return [
-            _answer(provider, letter, part, body) for letter, part, (_, body) in zip(letters, parts, items, strict=True)
+            _answer(provider, letter, whole.part(status, said))
+            for letter, (status, said) in zip(letters, items, strict=True)
         ]
     answer = Answer(*_of_whole(provider, response, body), _retry_after(response))
     return [answer] * len(letters)
@@ -158,16 +165,42 @@ def _of_whole(provider: Provider, response: Response, body: Any) -> tuple[Verdic
     return verdict, response.status, f"http_{response.status}"
 
 
-def _answer(provider: Provider, letter: Letter, response: Response, body: Any) -> Answer:
-    verdict = provider.verdict(response.status, body)
-    error_class = "" if verdict is Verdict.ACCEPTED else f"http_{response.status}"
+class _Read(requests.Response):
+    """An answer as Anymail's parsers get it, decoded once for all the letters it is about."""
+
+    def __init__(self, response: Response, said: Any) -> None:
+        super().__init__()
+        self.status_code = response.status
+        self.headers = CaseInsensitiveDict(response.headers)
+        self.encoding = "utf-8"
+        self.is_cut_off = response.body is None
+        self.retry_after = _retry_after(response)
+        self.said = said
+        self._content = response.body or b""  # where requests keeps what it has read itself
+
+    def part(self, status: int, said: Any) -> "_Read":
+        """Return what this answer says of one letter of a batch, as if that had been sent alone."""
+        one = object.__new__(_Read)
+        one.__dict__.update(self.__dict__, status_code=status, said=said)
+        return one
+
+    def json(self, **_: Any) -> Any:
+        """Return what was decoded. Raises `ValueError` where the body is not JSON, as requests does."""
+        if isinstance(self.said, str):
+            raise requests.JSONDecodeError("no JSON", "", 0)
+        return self.said
+
+
+def _answer(provider: Provider, letter: Letter, response: _Read) -> Answer:
+    verdict = provider.verdict(response.status_code, response.said)
+    error_class = "" if verdict is Verdict.ACCEPTED else f"http_{response.status_code}"
     backend, status = backend_at(provider.backend), AnymailStatus()
-    if response.body is None:
+    if response.is_cut_off:
         error_class = error_class or "unreadable_answer"
     elif verdict in {Verdict.ACCEPTED, Verdict.PERMANENT}:
         try:
             said: Mapping[str, AnymailRecipientStatus] = backend.parse_recipient_status(
-                _as_requests(response), letter.payload, letter.email
+                response, letter.payload, letter.email
             )
             status.set_recipient_status(said)
         except UNREADABLE:
@@ -175,17 +208,7 @@ def _answer(provider: Provider, letter: Letter, response: Response, body: Any) -
             error_class, status = error_class or "unreadable_answer", AnymailStatus()
     if verdict is Verdict.ACCEPTED:
         _tell(backend, letter, status)
-    return Answer(verdict, response.status, error_class, _retry_after(response), status.recipients)
-
-
-def _as_requests(response: Response) -> requests.Response:
-    """Return the answer as the object that Anymail's parsers read."""
-    known = requests.Response()
-    known.status_code = response.status
-    known.headers = CaseInsensitiveDict(response.headers)
-    known.encoding = "utf-8"
-    known._content = response.body or b""  # noqa: SLF001  # where requests keeps what it has read itself
-    return known
+    return Answer(verdict, response.status_code, error_class, response.retry_after, status.recipients)
 
 
 def _retry_after(response: Response) -> float | None:

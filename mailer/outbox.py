@@ -26,7 +26,7 @@ from django.db import connection, transaction
 from mailer import ledger
 from mailer.doorbell import ring
 from mailer.kinds import KINDS
-from mailer.ledger import Fact, own_fact
+from mailer.ledger import Fact
 from mailer.models import Attempt, DeliveryStatus, Message
 from mailer.verdicts import Verdict
 
@@ -230,14 +230,7 @@ def intend(claims: Sequence[Claimed], facts: Sequence[Fact] = ()) -> list[Claime
         cursor.execute(_INTEND, {"intents": json.dumps(rows), "lease": settings.MAIL_LEASE_SECONDS})
         granted = {row[0] for row in cursor.fetchall()}
     going = [c for c in claims if c.message.pk in granted]
-    ledger.record(
-        [
-            own_fact("sending", recipient.delivery_id, c.message.token, provider=c.message.provider)
-            for c in going
-            for recipient in c.recipients
-        ]
-        + list(facts)
-    )
+    ledger.record(facts)
     return going
 
 
@@ -350,14 +343,15 @@ WITH intent AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(id uuid, token int, provider text, content jsonb)
 ),
 locked AS MATERIALIZED (
-    SELECT id FROM {_MESSAGE} WHERE id IN (SELECT id FROM intent) ORDER BY id FOR NO KEY UPDATE
+    SELECT intent.* FROM {_MESSAGE} m JOIN intent USING (id)
+    WHERE m.state = 'leased' AND m.token = intent.token
+    ORDER BY m.id FOR NO KEY UPDATE OF m
 ),
 moved AS (
     UPDATE {_MESSAGE} m
-    SET state = 'sending', provider = intent.provider, content = coalesce(m.content, intent.content),
+    SET state = 'sending', provider = locked.provider, content = coalesce(m.content, locked.content),
         lease_until = now() + make_interval(secs => %(lease)s)
-    FROM intent JOIN locked USING (id)
-    WHERE m.id = intent.id AND m.state = 'leased' AND m.token = intent.token
+    FROM locked WHERE m.id = locked.id
     RETURNING m.id, m.token, m.provider
 )
 INSERT INTO {_ATTEMPT} (message_id, token, provider, outcome, error_class)
@@ -371,28 +365,30 @@ WITH outcome AS MATERIALIZED (
         http_status int, error_class text)
 ),
 locked AS MATERIALIZED (
-    SELECT id FROM {_MESSAGE} WHERE id IN (SELECT id FROM outcome) ORDER BY id FOR NO KEY UPDATE
+    SELECT outcome.* FROM {_MESSAGE} m JOIN outcome USING (id)
+    WHERE (outcome.state = 'sent' AND m.state <> 'sent')
+       OR (m.token = outcome.token AND m.state IN ('leased', 'sending'))
+    ORDER BY m.id FOR NO KEY UPDATE OF m
 ),
 attempted AS (
     UPDATE {_ATTEMPT} a
     SET finished_at = statement_timestamp(), outcome = o.verdict, http_status = o.http_status,
         error_class = o.error_class
     FROM outcome o WHERE a.message_id = o.id AND a.token = o.token
-    RETURNING a.message_id, a.started_at
 )
 UPDATE {_MESSAGE} m
 SET state = o.state, error_class = o.error_class, attempts = m.attempts + o.charged::int,
     run_at = CASE o.state WHEN 'retry' THEN now() + make_interval(secs => o.delay) ELSE m.run_at END,
     lease_owner = '', lease_until = NULL, inquire_at = now() + make_interval(secs => o.inquire_in),
     first_ambiguous_at = CASE o.verdict
-        WHEN 'ambiguous' THEN coalesce(m.first_ambiguous_at, attempted.started_at) ELSE m.first_ambiguous_at END,
+        WHEN 'ambiguous' THEN coalesce(m.first_ambiguous_at, (
+            SELECT a.started_at FROM {_ATTEMPT} a WHERE a.message_id = o.id AND a.token = o.token))
+        ELSE m.first_ambiguous_at END,
     provider = CASE WHEN o.state = 'retry' AND o.verdict <> 'ambiguous' AND m.first_ambiguous_at IS NULL
         THEN '' ELSE m.provider END,
     finished_at = CASE WHEN o.state = ANY(%(terminal)s) THEN now() END,
     content = CASE WHEN m.secret AND o.state = ANY(%(terminal)s) THEN NULL ELSE m.content END
-FROM outcome o JOIN locked USING (id) LEFT JOIN attempted ON attempted.message_id = o.id
-WHERE m.id = o.id AND (
-    (o.state = 'sent' AND m.state <> 'sent') OR (m.token = o.token AND m.state IN ('leased', 'sending')))
+FROM locked o WHERE m.id = o.id
 RETURNING m.id"""
 
 _OLDEST_DUE: Final = f"{_FLOWS} SELECT extract(epoch FROM now() - min(run_at)) FROM flow WHERE run_at <= now()"

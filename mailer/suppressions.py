@@ -10,7 +10,6 @@ from typing import Final
 
 import structlog
 from django.db import connection, transaction
-from django.db.models import Q
 from django.db.models.functions import Now
 from uuid_utils.compat import uuid7
 
@@ -47,13 +46,18 @@ def release(address: str, *, by: str, reasons: Collection[str] = tuple(Suppressi
 def standing(addresses: Collection[str]) -> Mapping[str, frozenset[str]]:
     """Return why each of these addresses, in canonical form, is suppressed now; those that are not are left out."""
     found: dict[str, frozenset[str]] = {}
-    rows = Suppression.objects.filter(Q(expires_at=None) | Q(expires_at__gt=Now()), released_at=None)
-    for address, reason in rows.filter(address__in=addresses).values_list("address", "reason"):
-        found[address] = found.get(address, frozenset()) | {reason}
+    with connection.cursor() as cursor:
+        cursor.execute(_STANDING, [list(addresses)])
+        for address, reason in cursor.fetchall():
+            found[address] = found.get(address, frozenset()) | {reason}
     return found
 
 
 _TABLE: Final = Suppression._meta.db_table
+
+_STANDING: Final = f"""
+SELECT address, reason FROM {_TABLE}
+WHERE address = ANY(%s) AND released_at IS NULL AND (expires_at IS NULL OR expires_at > statement_timestamp())"""
 
 _RUN_OUT: Final = f"""
 UPDATE {_TABLE} SET released_at = expires_at, released_by = 'expiry'

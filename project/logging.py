@@ -1,5 +1,6 @@
 """One formatter for structlog and the standard library: JSON lines, or colours on a terminal."""
 
+import functools
 import logging
 import re
 from typing import Any, Literal
@@ -19,7 +20,8 @@ TOKEN = re.compile(
 )
 # Tokens by their shape, wherever they stand: an API token, and a link's (a challenge's id and its signature).
 SHAPES = re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{32}\.[\w-]{43}")
-SHORTEST = 32
+# Most values are names and ids. Such a short text has no sign in it that an address, a token or its name needs.
+HARMLESS = re.compile(r"[\w-]{0,63}")
 # Values under these names are never shown, whatever they look like.
 SECRET_NAMES = frozenset({"password", "token", "secret", "authorization", "cookie", "set-cookie", "api_key"})
 
@@ -29,18 +31,24 @@ def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     return _redacted(event)  # type: ignore[no-any-return]  # a dictionary gives one
 
 
+@functools.lru_cache(1024)
+def _name(key: Any) -> tuple[Any, bool]:
+    """Return a key as it is shown, and whether what stands under it is not."""
+    return _redacted(key), str(key).casefold() in SECRET_NAMES
+
+
 def _redacted(value: Any) -> Any:
     match value:
-        case str() if len(value) < SHORTEST and value.isidentifier():
-            return value  # most are names: no sign in it that an address or a token needs
+        case str() if HARMLESS.fullmatch(value):
+            return value
         case str():
             # Looking for an address in a long text that has none would take time by the square of its length.
             value = ADDRESS.sub("<address>", value) if "@" in value else value
             return TOKEN.sub(r"\1<token>", SHAPES.sub("<token>", value))
         case dict():
             return {
-                _redacted(key): "<secret>" if str(key).casefold() in SECRET_NAMES else _redacted(item)
-                for key, item in value.items()
+                shown: "<secret>" if is_secret else _redacted(item)
+                for (shown, is_secret), item in zip(map(_name, value), value.values(), strict=True)
             }
         case list() | tuple():
             return [_redacted(item) for item in value]

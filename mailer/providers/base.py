@@ -62,15 +62,16 @@ class Batch:
     """How one request carries many messages, each with an outcome of its own.
 
     Messages that fit can be joined, up to `most` of them and `largest` bytes, into one request to `path`. `join` makes
-    its JSON of the JSON for one message each. `split` parts the decoded answer, whatever its status, into the HTTP
-    status and the body that each message would have had alone, in the same order; it returns None where the answer
-    says nothing of each: then it is about the request as a whole, and what is refused so may do alone.
+    its body of the bodies for one message each, all JSON as text. `split` parts the decoded answer, whatever its
+    status, into the HTTP status and the body that each message would have had alone, in the same order; it returns
+    None where the answer says nothing of each: then it is about the request as a whole, and what is refused so may do
+    alone.
     """
 
     endpoint: str
     path: str
     most: int
-    join: Callable[[Sequence[Any]], Any]
+    join: Callable[[Sequence[str]], str]
     split: Callable[[Any], list[tuple[int, Any]] | None]
     largest: int = 10_000_000
 

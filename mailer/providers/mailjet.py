@@ -7,6 +7,7 @@ cannot. The page promises no time by which a message can be found.
 https://dev.mailjet.com/email/guides/send-api-v31/: each refusal in `Errors` has a status of its own; 15 MB.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urljoin
@@ -17,8 +18,9 @@ from mailer.providers.base import Batch, Provider, Search, get
 REFUSALS = range(400, 600)
 
 
-def _join(bodies: Sequence[Any]) -> Any:
-    return {"Messages": [{**body["Globals"], **message} for body in bodies for message in body["Messages"]]}
+def _join(bodies: Sequence[str]) -> str:
+    mails = map(json.loads, bodies)
+    return json.dumps({"Messages": [{**mail["Globals"], **message} for mail in mails for message in mail["Messages"]]})
 
 
 def _split(answer: Any) -> list[tuple[int, Any]] | None:

@@ -12,8 +12,8 @@ from typing import Any
 from mailer.providers.base import Batch, Provider, get
 
 
-def _join(bodies: Sequence[Any]) -> Any:
-    return {"requests": list(bodies)}
+def _join(bodies: Sequence[str]) -> str:
+    return f'{{"requests": [{",".join(bodies)}]}}'
 
 
 def _split(answer: Any) -> list[tuple[int, Any]] | None:
