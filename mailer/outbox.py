@@ -23,7 +23,7 @@ from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.db import connection, transaction
 
-from mailer import ledger
+from mailer import ledger, turns
 from mailer.doorbell import ring
 from mailer.kinds import KINDS
 from mailer.ledger import Fact, own_fact
@@ -190,13 +190,14 @@ def _insert(message: Message, run_at: datetime | None, expires_at: datetime | No
 def claim(owner: str, limit: int, lane: Lane = Lane.BULK) -> list[Claimed]:
     """Lease up to `limit` due messages of a lane or a more urgent one to `owner`.
 
-    The most urgent go first; the flows of one priority share alike, each by the time its messages are due. Safe with
-    any number of claimants: SKIP LOCKED passes over what another one takes, and each row goes to one of them.
+    The most urgent go first; the flows of one priority share alike, each by the time its messages are due. It costs
+    the same however many messages and flows wait (`mailer.turns`). Safe with any number of claimants: SKIP LOCKED
+    passes over what another one takes, and each row goes to one of them.
     """
     if limit <= 0:
         return []
     last = LAST_PRIORITY if lane is Lane.BULK else Lane.BULK - 1
-    parameters = {"limit": limit, "last": last, "owner": owner, "lease": settings.MAIL_LEASE_SECONDS}
+    parameters = {**turns.drawn(limit), "last": last, "owner": owner, "lease": settings.MAIL_LEASE_SECONDS}
     claims = [_claimed(message) for message in Message.objects.raw(_CLAIM, parameters)]
     claims.sort(key=lambda c: (c.message.priority, c.message.run_at, c.message.pk))
     return claims
@@ -301,35 +302,12 @@ WITH written AS (
 )
 SELECT id, pg_notify(%s, '') FROM written"""
 
-_WAITS: Final = "m.state IN ('pending', 'retry') AND (m.expires_at IS NULL OR m.expires_at > now())"
-
-# The flows in which something waits, each with when its first is due. It leaps through the index from one flow to the
-# next, so that it costs the same however long a queue is.
-_FLOWS: Final = f"""
-WITH RECURSIVE flow AS (
-    (SELECT m.priority, m.flow, m.run_at FROM {_MESSAGE} m
-     WHERE {_WAITS} AND m.priority <= %(last)s
-     ORDER BY m.priority, m.flow, m.run_at LIMIT 1)
-    UNION ALL
-    SELECT next.* FROM flow, LATERAL (
-        SELECT m.priority, m.flow, m.run_at FROM {_MESSAGE} m
-        WHERE {_WAITS} AND m.priority <= %(last)s AND (m.priority, m.flow) > (flow.priority, flow.flow)
-        ORDER BY m.priority, m.flow, m.run_at LIMIT 1) next
-)"""
-
-# Of each flow as many rows are locked as it may have.
+# From the most urgent priority in which something is due to the next, until there is enough.
 _CLAIM: Final = f"""
-{_FLOWS},
-share AS MATERIALIZED (
-    SELECT priority, flow, greatest(1, %(limit)s / count(*) OVER (PARTITION BY priority)) AS size
-    FROM flow WHERE run_at <= now() ORDER BY priority, random()
-),
+{turns.LEVELS},
 due AS MATERIALIZED (
-    SELECT picked.id FROM share CROSS JOIN LATERAL (
-        SELECT m.id FROM {_MESSAGE} m
-        WHERE {_WAITS} AND m.priority = share.priority AND m.flow = share.flow AND m.run_at <= now()
-        ORDER BY m.run_at, m.id LIMIT share.size
-        FOR NO KEY UPDATE SKIP LOCKED) picked
+    SELECT one.id FROM level CROSS JOIN LATERAL ({turns.DUE}) one
+    WHERE level.run_at <= now()
     LIMIT %(limit)s
 )
 UPDATE {_MESSAGE} m
@@ -395,4 +373,4 @@ WHERE m.id = o.id AND (
     (o.state = 'sent' AND m.state <> 'sent') OR (m.token = o.token AND m.state IN ('leased', 'sending')))
 RETURNING m.id"""
 
-_OLDEST_DUE: Final = f"{_FLOWS} SELECT extract(epoch FROM now() - min(run_at)) FROM flow WHERE run_at <= now()"
+_OLDEST_DUE: Final = f"{turns.LEVELS} SELECT extract(epoch FROM now() - min(run_at)) FROM level WHERE run_at <= now()"
