@@ -86,7 +86,8 @@ class Claimed:
     """A message as a worker holds it.
 
     Its content `is_frozen` where it is in the row already. By the database's clock, `age` seconds have passed since the
-    first attempt, 0 where there was none, and `doubted_for` since the first one that may have been accepted.
+    first attempt, 0 where there was none, and `doubted_for` since the first one that may have been accepted. It
+    `is_disproved` where a search has found since that none was; it stays with its provider all the same.
     """
 
     message: Message
@@ -94,6 +95,7 @@ class Claimed:
     doubted_for: float | None
     recipients: tuple[Recipient, ...] = ()
     is_frozen: bool = False
+    is_disproved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,8 @@ def _claimed(message: Any) -> Claimed:
     rows = json.loads(message.recipients or "[]")
     recipients = tuple(Recipient(UUID(delivery), address, canonical) for delivery, address, canonical in rows)
     doubted_for = None if message.doubted_for is None else float(message.doubted_for)
-    return Claimed(message, float(message.age or 0), doubted_for, recipients, message.content is not None)
+    is_frozen, is_disproved = message.content is not None, bool(message.is_disproved)
+    return Claimed(message, float(message.age or 0), doubted_for, recipients, is_frozen, is_disproved)
 
 
 @transaction.atomic
@@ -266,7 +269,12 @@ def settle(outcomes: Sequence[Outcome]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_SETTLE, {"outcomes": json.dumps(rows), "terminal": list(TERMINAL)})
         counted = {row[0] for row in cursor.fetchall()}
-    facts = [fact for o in outcomes if o.message_id in counted or o.state == State.SENT for fact in o.facts]
+    facts = [
+        fact
+        for o in outcomes
+        for fact in o.facts
+        if o.message_id in counted or o.state == State.SENT or fact.event_type == "sent"
+    ]
     ledger.record(facts)
     ledger.match_parked_of((fact.provider, fact.esp_message_id) for fact in facts)
 
@@ -302,6 +310,10 @@ WITH written AS (
 )
 SELECT id, pg_notify(%s, '') FROM written"""
 
+# Attempts that may have been accepted, and deliveries that still are to be sent.
+DOUBTED: Final = "a.outcome IN ('', 'ambiguous') AND a.disproved_at IS NULL"
+OUTSTANDING: Final = "d.sent_at IS NULL AND d.status NOT IN ('suppressed', 'rejected')"
+
 # From the most urgent priority in which something is due to the next, until there is enough.
 _CLAIM: Final = f"""
 {turns.LEVELS},
@@ -319,9 +331,11 @@ RETURNING m.*,
               SELECT min(a.started_at) FROM {_ATTEMPT} a
               WHERE a.message_id = m.id AND a.started_at >= coalesce(m.retried_at, '-infinity'))) END AS age,
           extract(epoch FROM now() - m.first_ambiguous_at) AS doubted_for,
+          m.first_ambiguous_at IS NOT NULL AND NOT EXISTS (
+              SELECT FROM {_ATTEMPT} a WHERE a.message_id = m.id AND {DOUBTED}) AS is_disproved,
           (SELECT json_agg(json_build_array(d.id, d.recipient, d.recipient_canonical) ORDER BY d.id)::text
            FROM {_DELIVERY} d
-           WHERE d.message_id = m.id AND d.recipient <> '' AND d.status <> 'suppressed') AS recipients"""
+           WHERE d.message_id = m.id AND d.recipient <> '' AND {OUTSTANDING}) AS recipients"""
 
 _INTEND: Final = f"""
 WITH intent AS MATERIALIZED (
