@@ -36,8 +36,11 @@ def conclude(claim: Claimed, provider: Provider, answer: Answer) -> Outcome:
     """Decide what follows from an answer."""
     message = claim.message
     doubted = claim.doubted_for is not None or answer.verdict is Verdict.AMBIGUOUS
-    charged = answer.verdict in CHARGED or (doubted and answer.verdict is Verdict.PERMANENT)
+    deferred = _deferred(claim, answer)
+    charged = bool(deferred) or answer.verdict in CHARGED or (doubted and answer.verdict is Verdict.PERMANENT)
     match answer.verdict:
+        case Verdict.ACCEPTED if deferred and not is_exhausted(message.attempts + charged, claim.age):
+            state = State.RETRY
         case Verdict.ACCEPTED:
             state = State.SENT
         case Verdict.PERMANENT:
@@ -132,7 +135,18 @@ def _spread() -> float:
     return random.uniform(0, SPREAD)  # noqa: S311  # jitter, no secret
 
 
+def _deferred(claim: Claimed, answer: Answer) -> tuple[Recipient, ...]:
+    """Return the recipients that were refused for now, of a mail that was accepted for others."""
+    refused = {address.casefold() for address in answer.deferred}
+    return tuple(recipient for recipient in claim.recipients if recipient.address.casefold() in refused)
+
+
 def _facts(claim: Claimed, provider: Provider, answer: Answer, state: str) -> tuple[Fact, ...]:
+    if answer.verdict is Verdict.ACCEPTED and state == State.RETRY:
+        deferred = _deferred(claim, answer)
+        rest = replace(claim, recipients=tuple(each for each in claim.recipients if each not in deferred))
+        again = told(replace(claim, recipients=deferred), EVENT_OF_STATE[state], answer.error_class)
+        return _facts(rest, provider, replace(answer, error_class=""), State.SENT) + again
     if state not in {State.SENT, State.DEAD}:
         return told(claim, EVENT_OF_STATE[state], answer.error_class)
     otherwise = "sent" if state == State.SENT else "failed"

@@ -22,7 +22,7 @@ from mailer.exceptions import DATABASE_LOST
 from mailer.ledger import MAX_IDENTIFIER, Fact, Source, own_fact, text_of
 from mailer.letters import UNREADABLE
 from mailer.models import Attempt, DeliveryStatus, Message, RepeatCount
-from mailer.outbox import EVENT_OF_STATE, LOG_EVENT, TERMINAL
+from mailer.outbox import DOUBTED, EVENT_OF_STATE, LOG_EVENT, OUTSTANDING, TERMINAL
 from mailer.providers import PROVIDERS, Provider
 from mailer.sweeping import MAX_CRASHES
 from mailer.verdicts import Verdict
@@ -91,9 +91,9 @@ def _resolve(doubt: Doubt, silent: set[str]) -> None:
     is_over = doubt.is_late or doubt.is_deadly or is_exhausted(doubt.attempts, doubt.age)
     match never_had, is_over:
         case True, True:
-            _settle(doubt, State.EXPIRED if doubt.is_late else State.DEAD)
+            _settle(doubt, State.EXPIRED if doubt.is_late else State.DEAD, never_had=True)
         case True, False:
-            _settle(doubt, State.RETRY)
+            _settle(doubt, State.RETRY, never_had=True)
         case False, False if kinds.rules_of(doubt.kind).at_least_once:
             _settle(doubt, State.RETRY, is_risky=True)
         case _:
@@ -140,7 +140,9 @@ def _found(doubt: Doubt, identifiers: list[str]) -> list[Fact]:
     ]
 
 
-def _settle(doubt: Doubt, state: str, facts: list[Fact] | None = None, *, is_risky: bool = False) -> None:
+def _settle(
+    doubt: Doubt, state: str, facts: list[Fact] | None = None, *, never_had: bool = False, is_risky: bool = False
+) -> None:
     """Write what follows from a doubt, where it still stands, and tell the deliveries."""
     if facts is None:
         facts = [own_fact(EVENT_OF_STATE[state], delivery, f"doubt {doubt.token}") for delivery in doubt.deliveries]
@@ -148,13 +150,14 @@ def _settle(doubt: Doubt, state: str, facts: list[Fact] | None = None, *, is_ris
         "id": doubt.message_id,
         "token": doubt.token,
         "state": state,
+        "never_had": never_had,
         "risky": is_risky,
         "terminal": list(TERMINAL),
     }
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(_SETTLE, parameters)
-            is_standing = cursor.rowcount == 1
+            is_standing = cursor.fetchone() is not None
         if is_standing:
             ledger.record(facts)
             ledger.match_parked_of((fact.provider, fact.esp_message_id) for fact in facts)
@@ -204,7 +207,7 @@ SELECT m.id, m.token, m.kind, m.provider, m.attempts,
        coalesce(extract(epoch FROM now() - tried.last), 0)::float,
        coalesce(extract(epoch FROM now() - m.first_ambiguous_at), 0)::float,
        m.crashes >= %(crashes)s, m.expires_at IS NOT NULL AND m.expires_at <= now(),
-       ARRAY(SELECT d.id FROM {_DELIVERY} d WHERE d.message_id = m.id AND d.status <> 'suppressed' ORDER BY d.id)
+       ARRAY(SELECT d.id FROM {_DELIVERY} d WHERE d.message_id = m.id AND {OUTSTANDING} ORDER BY d.id)
 FROM held m, LATERAL (
     SELECT min(a.started_at) FILTER (WHERE a.started_at >= coalesce(m.retried_at, '-infinity')) AS first,
            max(a.started_at) AS last
@@ -222,26 +225,34 @@ WITH settled AS (
         finished_at = CASE WHEN %(state)s = ANY(%(terminal)s) THEN now() END,
         content = CASE WHEN m.secret AND %(state)s = ANY(%(terminal)s) THEN NULL ELSE m.content END
     WHERE m.id = %(id)s AND m.state = 'unknown' AND m.token = %(token)s
-    RETURNING m.kind, m.provider
+    RETURNING m.id, m.kind, m.provider
 ),
 counted AS (
     INSERT INTO {_REPEATS} AS r (kind, provider, count)
     SELECT kind, provider, 1 FROM settled WHERE %(risky)s
     ON CONFLICT (kind, provider) DO UPDATE SET count = r.count + 1
+),
+disproved AS (
+    UPDATE {_ATTEMPT} a SET disproved_at = now()
+    FROM settled WHERE %(never_had)s AND a.message_id = settled.id AND {DOUBTED}
 )
-SELECT FROM settled"""
+SELECT id FROM settled"""
 
 _PUT_OFF: Final = f"""
 UPDATE {_MESSAGE} SET inquire_at = now() + make_interval(secs => %s)
 WHERE id = %s AND token = %s AND state = 'unknown'"""
 
+# Also what was cancelled meanwhile: accepted is a fact. What was never tried nobody can have accepted; and where one of
+# its recipients is known to have been, without a doubt, a report on that one says nothing of the others.
 _CONFIRM: Final = f"""
 WITH doubted AS MATERIALIZED (
-    SELECT id FROM {_MESSAGE}
-    WHERE id = ANY(%s) AND token > 0 AND state NOT IN ('sent', 'cancelled')
+    SELECT id FROM {_MESSAGE} m
+    WHERE id = ANY(%s) AND state <> 'sent' AND EXISTS (SELECT FROM {_ATTEMPT} a WHERE a.message_id = m.id)
+      AND (first_ambiguous_at IS NOT NULL
+           OR NOT EXISTS (SELECT FROM {_DELIVERY} d WHERE d.message_id = m.id AND d.sent_at IS NOT NULL))
     ORDER BY id FOR NO KEY UPDATE
 )
 UPDATE {_MESSAGE} m
 SET state = 'sent', finished_at = now(), lease_owner = '', lease_until = NULL, inquire_at = NULL,
     content = CASE WHEN m.secret THEN NULL ELSE m.content END
-FROM doubted WHERE m.id = doubted.id AND m.state NOT IN ('sent', 'cancelled')"""
+FROM doubted WHERE m.id = doubted.id AND m.state <> 'sent'"""

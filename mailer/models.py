@@ -4,8 +4,9 @@ from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Q
+from django.db.models import Case, F, Func, Q, When
 from django.db.models.functions import Now
+from django.db.models.lookups import IsNull
 from django.utils.translation import gettext_lazy as _
 from uuid_utils.compat import uuid7
 
@@ -14,6 +15,16 @@ from users.addresses import MAX_LENGTH, mask
 
 # Who may see whole addresses, in the admin and over REST; others see `a***@example.org`.
 VIEW_RECIPIENT = "mailer.view_recipient"
+
+
+# Where what waits stands on the line that claims go along (`mailer.turns`).
+_PLACE = Case(
+    When(
+        state__in=["pending", "retry"],
+        then=F("priority") * 2**32 + Func("flow", function="hashtext", output_field=models.BigIntegerField()),
+    ),
+    output_field=models.BigIntegerField(),
+)
 
 
 class Message(models.Model):
@@ -73,8 +84,17 @@ class Message(models.Model):
         verbose_name = _("message")
         verbose_name_plural = _("messages")
         indexes: ClassVar = [
+            # By a hash, so that a claim can begin at any flow with the same chance. PostgreSQL's hash indexes stand on
+            # the same function, so that it outlives upgrades.
             models.Index(
-                fields=["priority", "flow", "run_at", "id"],
+                _PLACE,
+                "run_at",
+                "id",
+                condition=Q(IsNull(_PLACE, False)),
+                name="message_by_flow",
+            ),
+            models.Index(
+                fields=["priority", "run_at"],
                 condition=Q(state__in=["pending", "retry"]),
                 name="message_due",
             ),
@@ -105,7 +125,7 @@ class Message(models.Model):
             ),
             models.Index(
                 fields=["expires_at"],
-                condition=Q(state__in=["pending", "retry"]),
+                condition=Q(state__in=["pending", "retry"], expires_at__isnull=False),
                 name="message_expiring",
             ),
         ]
@@ -146,6 +166,7 @@ class Attempt(models.Model):
     outcome = models.CharField(max_length=16, blank=True, help_text=_("A verdict; empty while under way."))
     http_status = models.PositiveSmallIntegerField(null=True)
     error_class = models.CharField(max_length=64, blank=True)
+    disproved_at = models.DateTimeField(null=True, help_text=_("When a search found nothing that it had sent."))
 
     class Meta:
         verbose_name = _("attempt")

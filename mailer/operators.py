@@ -111,8 +111,8 @@ def retry(message_ids: Iterable[UUID], states: Collection[str] = STOPPED) -> lis
 
 
 def _deliveries_of(message_ids: Collection[UUID]) -> list[tuple[UUID, UUID]]:
-    """Return the ids of messages and deliveries that still have a recipient."""
-    found = DeliveryStatus.objects.filter(message_id__in=message_ids).exclude(recipient="").order_by("id")
+    """Return the ids of messages and deliveries that still have a recipient, and were not sent to it."""
+    found = DeliveryStatus.objects.filter(message_id__in=message_ids, sent_at=None).exclude(recipient="").order_by("id")
     return list(found.values_list("message_id", "id"))
 
 
@@ -158,7 +158,7 @@ WITH chosen AS MATERIALIZED (
     FROM {_MESSAGE} m
     WHERE m.id = ANY(%(ids)s) AND m.state = ANY(%(states)s)
       AND (m.expires_at IS NULL OR m.expires_at > now() OR %(lifetimes)s::jsonb ? m.kind)
-      AND EXISTS (SELECT FROM {_DELIVERY} d WHERE d.message_id = m.id AND d.recipient <> '')
+      AND EXISTS (SELECT FROM {_DELIVERY} d WHERE d.message_id = m.id AND d.recipient <> '' AND d.sent_at IS NULL)
 )
 UPDATE {_MESSAGE} m
 SET state = 'retry', token = m.token + 1, run_at = now(), finished_at = NULL, attempts = 0, crashes = 0,

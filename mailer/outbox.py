@@ -23,7 +23,7 @@ from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.db import connection, transaction
 
-from mailer import ledger
+from mailer import ledger, turns
 from mailer.doorbell import ring
 from mailer.kinds import KINDS
 from mailer.ledger import Fact
@@ -86,7 +86,8 @@ class Claimed:
     """A message as a worker holds it.
 
     Its content `is_frozen` where it is in the row already. By the database's clock, `age` seconds have passed since the
-    first attempt, 0 where there was none, and `doubted_for` since the first one that may have been accepted.
+    first attempt, 0 where there was none, and `doubted_for` since the first one that may have been accepted. It
+    `is_disproved` where a search has found since that none was; it stays with its provider all the same.
     """
 
     message: Message
@@ -94,6 +95,7 @@ class Claimed:
     doubted_for: float | None
     recipients: tuple[Recipient, ...] = ()
     is_frozen: bool = False
+    is_disproved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +192,14 @@ def _insert(message: Message, run_at: datetime | None, expires_at: datetime | No
 def claim(owner: str, limit: int, lane: Lane = Lane.BULK) -> list[Claimed]:
     """Lease up to `limit` due messages of a lane or a more urgent one to `owner`.
 
-    The most urgent go first; the flows of one priority share alike, each by the time its messages are due. Safe with
-    any number of claimants: SKIP LOCKED passes over what another one takes, and each row goes to one of them.
+    The most urgent go first; the flows of one priority share alike, each by the time its messages are due. It costs
+    the same however many messages and flows wait (`mailer.turns`). Safe with any number of claimants: SKIP LOCKED
+    passes over what another one takes, and each row goes to one of them.
     """
     if limit <= 0:
         return []
     last = LAST_PRIORITY if lane is Lane.BULK else Lane.BULK - 1
-    parameters = {"limit": limit, "last": last, "owner": owner, "lease": settings.MAIL_LEASE_SECONDS}
+    parameters = {**turns.drawn(limit), "last": last, "owner": owner, "lease": settings.MAIL_LEASE_SECONDS}
     claims = [_claimed(message) for message in Message.objects.raw(_CLAIM, parameters)]
     claims.sort(key=lambda c: (c.message.priority, c.message.run_at, c.message.pk))
     return claims
@@ -207,7 +210,8 @@ def _claimed(message: Any) -> Claimed:
     rows = json.loads(message.recipients or "[]")
     recipients = tuple(Recipient(UUID(delivery), address, canonical) for delivery, address, canonical in rows)
     doubted_for = None if message.doubted_for is None else float(message.doubted_for)
-    return Claimed(message, float(message.age or 0), doubted_for, recipients, message.content is not None)
+    is_frozen, is_disproved = message.content is not None, bool(message.is_disproved)
+    return Claimed(message, float(message.age or 0), doubted_for, recipients, is_frozen, is_disproved)
 
 
 @transaction.atomic
@@ -258,7 +262,12 @@ def settle(outcomes: Sequence[Outcome]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(_SETTLE, {"outcomes": json.dumps(rows), "terminal": list(TERMINAL)})
         counted = {row[0] for row in cursor.fetchall()}
-    facts = [fact for o in outcomes if o.message_id in counted or o.state == State.SENT for fact in o.facts]
+    facts = [
+        fact
+        for o in outcomes
+        for fact in o.facts
+        if o.message_id in counted or o.state == State.SENT or fact.event_type == "sent"
+    ]
     ledger.record(facts)
     ledger.match_parked_of((fact.provider, fact.esp_message_id) for fact in facts)
 
@@ -294,35 +303,16 @@ WITH written AS (
 )
 SELECT id, pg_notify(%s, '') FROM written"""
 
-_WAITS: Final = "m.state IN ('pending', 'retry') AND (m.expires_at IS NULL OR m.expires_at > now())"
+# Attempts that may have been accepted, and deliveries that still are to be sent.
+DOUBTED: Final = "a.outcome IN ('', 'ambiguous') AND a.disproved_at IS NULL"
+OUTSTANDING: Final = "d.sent_at IS NULL AND d.status NOT IN ('suppressed', 'rejected')"
 
-# The flows in which something waits, each with when its first is due. It leaps through the index from one flow to the
-# next, so that it costs the same however long a queue is.
-_FLOWS: Final = f"""
-WITH RECURSIVE flow AS (
-    (SELECT m.priority, m.flow, m.run_at FROM {_MESSAGE} m
-     WHERE {_WAITS} AND m.priority <= %(last)s
-     ORDER BY m.priority, m.flow, m.run_at LIMIT 1)
-    UNION ALL
-    SELECT next.* FROM flow, LATERAL (
-        SELECT m.priority, m.flow, m.run_at FROM {_MESSAGE} m
-        WHERE {_WAITS} AND m.priority <= %(last)s AND (m.priority, m.flow) > (flow.priority, flow.flow)
-        ORDER BY m.priority, m.flow, m.run_at LIMIT 1) next
-)"""
-
-# Of each flow as many rows are locked as it may have.
+# From the most urgent priority in which something is due to the next, until there is enough.
 _CLAIM: Final = f"""
-{_FLOWS},
-share AS MATERIALIZED (
-    SELECT priority, flow, greatest(1, %(limit)s / count(*) OVER (PARTITION BY priority)) AS size
-    FROM flow WHERE run_at <= now() ORDER BY priority, random()
-),
+{turns.LEVELS},
 due AS MATERIALIZED (
-    SELECT picked.id FROM share CROSS JOIN LATERAL (
-        SELECT m.id FROM {_MESSAGE} m
-        WHERE {_WAITS} AND m.priority = share.priority AND m.flow = share.flow AND m.run_at <= now()
-        ORDER BY m.run_at, m.id LIMIT share.size
-        FOR NO KEY UPDATE SKIP LOCKED) picked
+    SELECT one.id FROM level CROSS JOIN LATERAL ({turns.DUE}) one
+    WHERE level.run_at <= now()
     LIMIT %(limit)s
 )
 UPDATE {_MESSAGE} m
@@ -334,9 +324,11 @@ RETURNING m.*,
               SELECT min(a.started_at) FROM {_ATTEMPT} a
               WHERE a.message_id = m.id AND a.started_at >= coalesce(m.retried_at, '-infinity'))) END AS age,
           extract(epoch FROM now() - m.first_ambiguous_at) AS doubted_for,
+          m.first_ambiguous_at IS NOT NULL AND NOT EXISTS (
+              SELECT FROM {_ATTEMPT} a WHERE a.message_id = m.id AND {DOUBTED}) AS is_disproved,
           (SELECT json_agg(json_build_array(d.id, d.recipient, d.recipient_canonical) ORDER BY d.id)::text
            FROM {_DELIVERY} d
-           WHERE d.message_id = m.id AND d.recipient <> '' AND d.status <> 'suppressed') AS recipients"""
+           WHERE d.message_id = m.id AND d.recipient <> '' AND {OUTSTANDING}) AS recipients"""
 
 _INTEND: Final = f"""
 WITH intent AS MATERIALIZED (
@@ -391,4 +383,4 @@ SET state = o.state, error_class = o.error_class, attempts = m.attempts + o.char
 FROM locked o WHERE m.id = o.id
 RETURNING m.id"""
 
-_OLDEST_DUE: Final = f"{_FLOWS} SELECT extract(epoch FROM now() - min(run_at)) FROM flow WHERE run_at <= now()"
+_OLDEST_DUE: Final = f"{turns.LEVELS} SELECT extract(epoch FROM now() - min(run_at)) FROM level WHERE run_at <= now()"

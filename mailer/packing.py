@@ -100,7 +100,7 @@ def admit(claims: Sequence[Claimed], budget: Budget) -> Admitted:
             if (why := reasons.get(each.canonical, frozenset()) - kinds.rules_of(whole.message.kind).despite)
         }
         # What may have been accepted is repeated as it was.
-        if whole.doubted_for is not None:
+        if whole.doubted_for is not None and not whole.is_disproved:
             suppressed = {}
         claim = replace(whole, recipients=tuple(each for each in whole.recipients if each not in suppressed))
         facts = [told_of(each, whole, "suppressed", ", ".join(sorted(why))) for each, why in suppressed.items()]

@@ -210,10 +210,21 @@ def _transact(dialogue: Dialogue, mail: Mail, reply: Reply, provider: Provider, 
     except smtplib.SMTPDataError as error:
         return _refused([_said(error)], provider)
     if _is_positive(code):
-        return Answer(Verdict.ACCEPTED, recipients=_statuses(replies, mail.message_id))
+        return _accepted(replies, mail)
     if not _is_negative(code):
         return Answer(Verdict.AMBIGUOUS, error_class=_error_class((code, text)))
     return _refused([(code, text)], provider)
+
+
+def _accepted(replies: Mapping[str, Reply], mail: Mail) -> Answer:
+    """Return what follows where a mail was accepted for some: those refused with 4yz may yet take it (4.2.1)."""
+    deferred = {address: reply for address, reply in replies.items() if 400 <= reply[0] < 500}  # noqa: PLR2004  # 4yz
+    return Answer(
+        Verdict.ACCEPTED,
+        error_class=_error_class(next(iter(deferred.values()))) if deferred else "",
+        recipients=_statuses(replies, mail.message_id),
+        deferred=frozenset(deferred),
+    )
 
 
 def _refused(replies: Iterable[Reply], provider: Provider) -> Answer:

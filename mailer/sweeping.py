@@ -63,9 +63,9 @@ def _round(statement: str, parameters: Mapping[str, Any]) -> list[tuple[UUID, in
         cursor.execute(statement, parameters)
         rows: list[tuple[UUID, int, str, str]] = cursor.fetchall()
     deliveries: dict[UUID, list[UUID]] = {}
-    for message_id, delivery_id in DeliveryStatus.objects.filter(message_id__in=[row[0] for row in rows]).values_list(
-        "message_id", "id"
-    ):
+    # Where some recipients were accepted and others deferred, it is about these.
+    outstanding = DeliveryStatus.objects.filter(message_id__in=[row[0] for row in rows], sent_at=None)
+    for message_id, delivery_id in outstanding.values_list("message_id", "id"):
         deliveries.setdefault(message_id, []).append(delivery_id)
     ledger.record(
         [

@@ -26,8 +26,9 @@ class Verdict(StrEnum):
 class Answer:
     """What a provider said about one message, or that it said nothing.
 
-    `recipients` holds Anymail's reading for each address; it is empty where there was none to read. `retry_after`
-    is in seconds.
+    `recipients` holds Anymail's reading for each address; it is empty where there was none to read. `deferred` are the
+    addresses that were refused for now while others were accepted: for them it may be tried again. `retry_after` is in
+    seconds.
     """
 
     verdict: Verdict
@@ -35,6 +36,7 @@ class Answer:
     error_class: str = ""
     retry_after: float | None = None
     recipients: Mapping[str, AnymailRecipientStatus] = field(default_factory=dict)
+    deferred: frozenset[str] = frozenset()
 
 
 # What an HTTP status means at most providers. Of those not here, 5xx may have been accepted, any other is final.

@@ -6,15 +6,17 @@ import pytest
 from django.db.models.functions import Now
 from structlog.testing import capture_logs
 
-from mailer import doubts, sender
+from mailer import doubts, operators, outbox, sender
 from mailer.models import DeliveryEvent, Message, RepeatCount
+from mailer.suppressions import suppress
+from mailer.verdicts import Verdict
 from tests.conftest import in_threads
-from tests.mailer.conftest import change, delivery_of, enqueue, intend_one, read
+from tests.mailer.conftest import change, delivery_of, enqueue, intend_one, outcome, read
 
 HOUR = timedelta(hours=1)
 
 
-@pytest.mark.parametrize("state", ["unknown", "sending", "retry", "dead", "expired", "leased"])
+@pytest.mark.parametrize("state", ["unknown", "sending", "retry", "dead", "expired", "leased", "cancelled"])
 def test_confirm_takes_a_message_in_doubt_for_sent(db, state):
     message = enqueue(kind="verification")
     intend_one(message)
@@ -27,15 +29,38 @@ def test_confirm_takes_a_message_in_doubt_for_sent(db, state):
     assert row.finished_at is not None
 
 
-@pytest.mark.parametrize("state", ["sent", "cancelled"])
-def test_confirm_leaves_what_is_settled(db, state):
+def test_confirm_leaves_what_is_sent(db):
     message = enqueue()
     intend_one(message)
-    change(message, state=state)
+    change(message, state="sent")
 
     assert doubts.confirm([message.pk]) == 0
 
-    assert read(message).state == state
+    assert read(message).finished_at is None
+
+
+@pytest.mark.parametrize("prove", ["an answer", "a webhook"])
+def test_what_was_accepted_is_sent_though_it_was_cancelled(db, prove):
+    message = enqueue(kind="verification")
+    claim = intend_one(message)
+    change(message, state="retry")
+    assert operators.cancel(message.pk)
+
+    if prove == "an answer":
+        outbox.settle([outcome(claim, "sent", "sent", verdict=Verdict.ACCEPTED)])
+    else:
+        doubts.confirm([message.pk])
+
+    assert read(message).state == "sent"
+
+
+def test_confirm_does_not_believe_in_what_was_cancelled_and_never_tried(db):
+    message = enqueue()
+    assert operators.cancel(message.pk)
+
+    assert doubts.confirm([message.pk]) == 0
+
+    assert read(message).state == "cancelled"
 
 
 def test_confirm_does_not_believe_in_what_was_never_tried(db):
@@ -100,6 +125,44 @@ def test_resolve_tries_again_what_the_provider_never_had(doubted, simulator):
 
     assert read(message).state == "sent"
     assert len(simulator.accepted(message.pk)) == 1
+
+
+def test_resolve_has_a_suppression_respected_by_what_the_provider_never_had(doubted, simulator):
+    message = doubted(rate_5xx_before=1)
+    message.tries.update(started_at=Now() - HOUR)
+    suppress("ada@example.com", "hard_bounce", source="postmark")
+
+    doubts.resolve()
+    sender.drain()
+
+    assert (read(message).state, delivery_of(message).status) == ("suppressed", "suppressed")
+    assert simulator.accepted(message.pk) == []
+
+
+def test_resolve_repeats_what_may_have_been_accepted_whoever_is_suppressed(doubted, settings, simulator):
+    settings.MAIL_PROVIDERS = ["mailjet"]
+    message = doubted(rate_5xx_before=1)
+    suppress("ada@example.com", "hard_bounce", source="mailjet")
+
+    doubts.resolve()
+    sender.drain()
+
+    assert (read(message).state, read(message).repeats) == ("sent", 1)
+
+
+def test_resolve_disproves_only_what_was_tried_before_the_search(doubted, simulator):
+    message = doubted(rate_5xx_before=1)
+    message.tries.update(started_at=Now() - HOUR)
+    doubts.resolve()
+    simulator.faults(rate_reset_after=1)
+    sender.drain()
+    simulator.faults()
+    change(message, state="retry", run_at=Now() - HOUR)
+
+    (claim,) = outbox.claim("worker", 1)
+
+    assert (claim.doubted_for is not None, claim.is_disproved) == (True, False)
+    assert message.tries.filter(disproved_at=None).count() == 1
 
 
 def test_resolve_leaves_what_it_no_longer_knows_to_an_operator(doubted, settings):

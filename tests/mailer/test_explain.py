@@ -13,7 +13,8 @@ from uuid import UUID
 import pytest
 from django.contrib.auth.models import Permission
 from django.db import connection, transaction
-from django.db.models.functions import Now
+from django.db.models import TextField
+from django.db.models.functions import Cast, Now
 from django.utils import timezone
 from rest_framework.test import APIClient
 
@@ -219,6 +220,17 @@ def test_sweep_with_nothing_to_do(rolled_back):
         assert sweeping.sweep() == {}
 
     check(plans, Message, DeliveryEvent)
+
+
+def test_claim_among_many_flows(rolled_back):
+    Message.objects.filter(state="sent", id__lte=UUID(int=20_000)).update(
+        state="pending", flow=Cast("id", TextField()), expires_at=None
+    )
+
+    with explained() as plans:
+        assert len(outbox.claim("worker", 100)) == 100
+
+    check(plans, Message, DeliveryStatus)
 
 
 def test_oldest_due(rolled_back):

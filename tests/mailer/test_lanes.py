@@ -7,10 +7,11 @@ from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from mailer import outbox, sender
+from mailer import outbox, sender, turns
 from mailer.kinds import KINDS, PRIORITY
 from mailer.models import Message
 from mailer.outbox import Lane
+from tests.conftest import in_threads
 from tests.mailer.conftest import ask, change, enqueue, looks, read, run
 from tests.mailer.held import draining, held
 
@@ -30,6 +31,17 @@ def backlog(count: int, flow: str = "bulk", priority: int = PRIORITY["low"]) -> 
         " SELECT id, id, 'welcome', %s || '@example.com', %s || '@example.com', '', '', 'queued', 10, run_at, '', 0, 0"
         " FROM written",
         *(priority, flow, count, flow, flow),
+    )
+
+
+def backlog_of_flows(count: int, due_in: str = "-1 hour", priority: int = PRIORITY["low"]) -> None:
+    """Let one message of each of so many flows be due then."""
+    run(
+        "INSERT INTO mailer_message (id, kind, dedupe_key, correlation_id, locale, state, priority, flow, run_at,"
+        " token, lease_owner, attempts, crashes, provider, context, secret, error_class)"
+        " SELECT gen_random_uuid(), 'welcome', gen_random_uuid(), '', 'en', 'pending', %s, 'flow ' || n,"
+        "  now() + %s::interval + n * interval '1 ms', 0, '', 0, 0, '', '{}', false, '' FROM generate_series(1, %s) n",
+        *(priority, due_in, count),
     )
 
 
@@ -164,14 +176,81 @@ def test_flows_of_one_priority_share_a_claim(db):
 
     claimed = flows(outbox.claim("worker", 8))
 
-    assert (claimed.count("invoices"), claimed.count("newsletter")) == (3, 4)
+    assert (claimed.count("invoices"), claimed.count("newsletter")) == (3, 5)
 
 
 def test_what_a_small_flow_leaves_goes_to_the_large_one(db):
     backlog(100, "newsletter")
     backlog(1, "invoices")
 
-    assert [len(outbox.claim("worker", 8)) for _ in range(2)] == [5, 8]
+    claimed = flows(outbox.claim("worker", 8))
+
+    assert (claimed.count("invoices"), claimed.count("newsletter")) == (1, 7)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100, 101, 250])
+def test_a_claim_is_exact_and_takes_nothing_twice(db, limit):
+    backlog_of_flows(200)
+    backlog(30, "newsletter")
+    backlog(20, "urgent", PRIORITY["now"])
+
+    claimed = [claim.message.pk for _ in range(-(-250 // limit)) for claim in outbox.claim("worker", limit)]
+
+    assert len(claimed) == len(set(claimed)) == 250
+    assert outbox.claim("worker", limit) == []
+
+
+def test_more_flows_than_a_claim_looks_at_share_alike(db):
+    backlog_of_flows(3 * turns.LEAPS)
+    backlog(3000, "newsletter")
+
+    claimed = flows([claim for _ in range(40) for claim in outbox.claim("worker", 5)])
+
+    # Its fair share is less than one; that it had ten is one chance in many millions.
+    assert len(claimed) == 200
+    assert claimed.count("newsletter") < 10
+
+
+def test_what_is_due_is_found_among_flows_that_are_not(db):
+    backlog_of_flows(3 * turns.LEAPS, due_in="1 hour")
+    backlog(3000, "newsletter")
+    backlog(1, "invoices")
+
+    claims = [outbox.claim("worker", 5) for _ in range(100)]
+
+    assert {len(claim) for claim in claims} == {5}
+    assert flows([one for claim in claims for one in claim]).count("invoices") == 1
+
+
+def test_what_is_due_alone_is_found_at_once(db):
+    backlog_of_flows(3 * turns.LEAPS, due_in="1 hour")
+    backlog(1, "invoices")
+
+    assert flows(outbox.claim("worker", 5)) == ["invoices"]
+
+
+@pytest.mark.parametrize("start", [1 - 2**31, -1, 0, 2**31 - 1])
+def test_flows_are_found_from_any_place_on(db, monkeypatch, start):
+    monkeypatch.setattr(turns, "drawn", lambda limit: {"limit": limit, "leaps": 60, "start": start})
+    backlog_of_flows(60)
+    backlog(60, "newsletter")
+
+    claimed = flows(outbox.claim("worker", 60))
+
+    assert len(set(claimed)) == 60
+
+
+@pytest.mark.django_db(transaction=True)
+def test_claimants_at_once_share_what_is_due():
+    backlog_of_flows(40)
+    backlog(60, "newsletter")
+
+    claimed = in_threads(5, lambda number: [each.message.pk for each in outbox.claim(f"worker-{number}", 20)])
+
+    ids = [one for each in claimed for one in each]
+    assert len(ids) == len(set(ids))
+    # One may pass over what another has only looked at; that one finds it again.
+    assert len(ids) + len(outbox.claim("worker", 100)) == 100
 
 
 def test_more_flows_than_slots_take_turns(db):
@@ -245,6 +324,29 @@ def buffers_of_a_claim(limit: int) -> int:
         transaction.set_rollback(True)
     (plan,) = plans
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+
+
+@pytest.mark.parametrize("due_in", ["-1 hour", "1 hour"])
+def test_a_claim_among_a_hundred_thousand_flows_touches_little_more_than_among_a_thousand(db, due_in):
+    backlog(100)
+    backlog_of_flows(1000, due_in)
+    run("ANALYZE mailer_message")
+    few = buffers_of_a_claim(8)
+    backlog_of_flows(100_000, due_in)
+    run("ANALYZE mailer_message")
+
+    assert buffers_of_a_claim(8) < 1.6 * few
+
+
+def test_a_claim_touches_no_more_where_the_statistics_say_that_nothing_waits(db):
+    backlog_of_flows(20_000)
+    run("UPDATE mailer_message SET state = 'sent'")
+    run("ANALYZE mailer_message")
+    backlog_of_flows(20_000)
+    backlog(20_000)
+
+    # Through all that is due, once for each leap, it would be millions.
+    assert buffers_of_a_claim(8) < 5000
 
 
 def test_a_claim_from_a_hundred_thousand_touches_little_more_than_from_a_thousand(db, simulator):

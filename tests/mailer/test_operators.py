@@ -11,7 +11,7 @@ from mailer.ledger import own_fact
 from mailer.models import DeliveryEvent, DeliveryStatus, Message
 from mailer.status import Mark, Status, fold
 from tests.conftest import in_threads
-from tests.mailer.conftest import change, claim_one, delivery_of, enqueue, fact, intend_one, read
+from tests.mailer.conftest import change, claim_one, delivery_of, enqueue, fact, intend_one, outcome, read
 
 State = Message.State
 HOUR = timedelta(hours=1)
@@ -352,3 +352,14 @@ def test_pin_sends_through_one_provider(db, simulator):
 
     assert read(message).provider == "postmark"
     assert simulator.accepted(message.pk)[0]["provider"] == "postmark"
+
+
+def test_retry_leaves_what_no_recipient_waits_for(db):
+    message = enqueue()
+    claim = intend_one(message)
+    outbox.settle([outcome(claim, "sent", "sent")])
+    change(message, state="dead")
+
+    assert operators.retry([message.pk]) == []
+
+    assert read(message).state == "dead"
