@@ -307,6 +307,12 @@ SELECT id, pg_notify(%s, '') FROM written"""
 DOUBTED: Final = "a.outcome IN ('', 'ambiguous') AND a.disproved_at IS NULL"
 OUTSTANDING: Final = "d.sent_at IS NULL AND d.status NOT IN ('suppressed', 'rejected')"
 
+# What is claimed is read without the columns that sending has no use for; a kind that wants one loads it.
+_NEEDED: Final = (
+    *("id", "kind", "user_id", "correlation_id", "locale", "priority", "run_at", "token", "attempts", "crashes"),
+    *("provider", "context", "content"),
+)
+
 # From the most urgent priority in which something is due to the next, until there is enough.
 _CLAIM: Final = f"""
 {turns.LEVELS},
@@ -319,13 +325,13 @@ UPDATE {_MESSAGE} m
 SET state = 'leased', token = m.token + 1, lease_owner = %(owner)s,
     lease_until = now() + make_interval(secs => %(lease)s)
 FROM due WHERE m.id = due.id
-RETURNING m.*,
+RETURNING {", ".join(f"m.{column}" for column in _NEEDED)},
           CASE WHEN m.token > 1 THEN extract(epoch FROM now() - (
               SELECT min(a.started_at) FROM {_ATTEMPT} a
               WHERE a.message_id = m.id AND a.started_at >= coalesce(m.retried_at, '-infinity'))) END AS age,
           extract(epoch FROM now() - m.first_ambiguous_at) AS doubted_for,
-          m.first_ambiguous_at IS NOT NULL AND NOT EXISTS (
-              SELECT FROM {_ATTEMPT} a WHERE a.message_id = m.id AND {DOUBTED}) AS is_disproved,
+          m.first_ambiguous_at IS NOT NULL AND (
+              SELECT min(a.token) FROM {_ATTEMPT} a WHERE a.message_id = m.id AND {DOUBTED}) IS NULL AS is_disproved,
           (SELECT json_agg(json_build_array(d.id, d.recipient, d.recipient_canonical) ORDER BY d.id)::text
            FROM {_DELIVERY} d
            WHERE d.message_id = m.id AND d.recipient <> '' AND {OUTSTANDING}) AS recipients"""

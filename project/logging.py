@@ -21,7 +21,7 @@ TOKEN = re.compile(
 # Tokens by their shape, wherever they stand: an API token, and a link's (a challenge's id and its signature).
 SHAPES = re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{32}\.[\w-]{43}")
 # Most values are names and ids. Such a short text has no sign in it that an address, a token or its name needs.
-HARMLESS = re.compile(r"[\w-]{0,63}")
+HARMLESS = re.compile(r"[\w.-]{0,63}")
 # Values under these names are never shown, whatever they look like.
 SECRET_NAMES = frozenset({"password", "token", "secret", "authorization", "cookie", "set-cookie", "api_key"})
 

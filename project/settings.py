@@ -163,7 +163,7 @@ MAIL_CONCURRENCY_BY_PROVIDER = {
 # Messages a second that all workers together send through one provider.
 MAIL_RATES = mail.read_by_provider(env, "MAIL_RATE_", MAIL_BACKENDS, minimum=0.001)
 # Messages that one request carries at most, where the provider has a batch API; 1 for none.
-MAIL_BATCH_SIZE = int(env.at_least(1, "MAIL_BATCH_SIZE", default=50))
+MAIL_BATCH_SIZE = int(env.at_least(1, "MAIL_BATCH_SIZE", default=200))
 # How long a worker holds a message, in seconds; `mailer.checks` has what is the least.
 MAIL_LEASE_SECONDS = env.at_least(1, "MAIL_LEASE_SECONDS", default=60)
 # How long a message that may have been accepted waits for evidence, in seconds.

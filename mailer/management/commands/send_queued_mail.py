@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from mailer import doubts, operators, sender, sweeping
+from mailer import checks, doubts, operators, sender, sweeping
 from mailer.management.console import following
 
 
@@ -17,6 +17,9 @@ class Command(BaseCommand):
         "Send all mail that is due, then exit: for cron, or by hand where no worker and no relay runs. "
         "Any number may run at once."
     )
+
+    # Cron starts it often; the others load all URLs with what stands behind them.
+    requires_system_checks = (checks.TAG,)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Take a time limit."""
