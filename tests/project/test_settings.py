@@ -317,7 +317,7 @@ def test_limits_may_differ_by_provider():
 def test_limits_have_defaults():
     limits = setting("MAIL_CONCURRENCY_BY_PROVIDER", "MAIL_RATES", "MAIL_BATCH_SIZE", "MAIL_GRACE_SECONDS")
 
-    assert limits == [{}, {}, 50, 60]
+    assert limits == [{}, {}, 200, 60]
 
 
 @pytest.mark.parametrize(
