@@ -56,6 +56,8 @@ class Fact:
     reject_reason: str = ""
     detail: str = ""
     receipt_id: UUID | None = None
+    category: str = ""
+    smtp_status: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,8 @@ def _as_row(fact: Fact) -> dict[str, Any]:
         "reject_reason": fact.reject_reason,
         "detail": fact.detail,
         "receipt_id": fact.receipt_id and str(fact.receipt_id),
+        "category": fact.category,
+        "smtp_status": fact.smtp_status,
     }
 
 
@@ -274,18 +278,18 @@ SELECT id, %(event_type)s, status, status_rank, status_at, %(source)s, 'changed'
 FROM opened"""
 
 _COLUMNS: Final = """event_type, status, rank, occurred_at, source, dedupe_key, provider, esp_message_id,
-           esp_event_id, recipient_canonical, reject_reason, detail, receipt_id"""
+           esp_event_id, recipient_canonical, reject_reason, detail, receipt_id, category, smtp_status"""
 
 _RECORD: Final = _statement(
     fact=f"""
     SELECT DISTINCT ON (f.dedupe_key)
            event_type, status, rank, coalesce(occurred_at, statement_timestamp()) AS occurred_at, source, dedupe_key,
            provider, esp_message_id, esp_event_id, recipient_canonical, reject_reason, detail, receipt_id,
-           coalesce(f.delivery_id, by_message.delivery_id, by_esp.delivery_id) AS delivery_id
+           category, smtp_status, coalesce(f.delivery_id, by_message.delivery_id, by_esp.delivery_id) AS delivery_id
     FROM jsonb_to_recordset(%s::jsonb) AS f(
            event_type text, status text, rank int, occurred_at timestamptz, source text, dedupe_key text,
            provider text, esp_message_id text, esp_event_id text, recipient_canonical text, reject_reason text,
-           detail text, receipt_id uuid, delivery_id uuid, message_id uuid)
+           detail text, receipt_id uuid, category text, smtp_status text, delivery_id uuid, message_id uuid)
     CROSS JOIN LATERAL ({
         _find("f.delivery_id IS NULL AND d.message_id = f.message_id", "f.recipient_canonical")
     }) by_message

@@ -298,6 +298,8 @@ class DeliveryEvent(models.Model):
     reject_reason = models.CharField(max_length=32, blank=True)
     detail = models.TextField(blank=True, help_text=_("What the receiving server or the provider said."))
     receipt_id = models.UUIDField(null=True, help_text=_("The webhook receipt it came in."))
+    category = models.CharField(max_length=16, blank=True, db_default="", help_text=_("Why it did not arrive."))
+    smtp_status = models.CharField(max_length=12, blank=True, db_default="", help_text=_("As RFC 3463 has it: 5.1.1."))
 
     class Meta:
         verbose_name = _("event")

@@ -1,14 +1,14 @@
 """What the environment says about mail. Whatever is wrong with it raises `ImproperlyConfigured`, in one line."""
 
-import base64
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
 from mailer.providers import PROVIDERS
 from project.environment import Environment
+from webhooks.providers import WEBHOOKS
 
 # A provider's name, as it stands in the database and, in capitals, in the names of variables.
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -101,32 +101,16 @@ def read_routes(env: Environment, names: Collection[str]) -> dict[str, list[str]
     return routes
 
 
-def _is_basic_auth(secret: str) -> bool:
-    user, colon, password = secret.partition(":")
-    return bool(user and colon and password)
-
-
-def _is_svix_secret(secret: str) -> bool:
-    try:
-        return secret.startswith("whsec_") and bool(base64.b64decode(secret[6:], validate=True))
-    except ValueError:
-        return False
-
-
-# Of the providers whose webhooks are taken: what a secret is, and how that looks.
-_SECRETS: Final[Mapping[str, tuple[Callable[[str], bool], str]]] = {
-    "postmark": (_is_basic_auth, "user:password"),
-    "resend": (_is_svix_secret, "whsec_ and base64"),
-}
-
-
 def read_webhook_secrets(env: Environment, names: Collection[str]) -> dict[str, list[str]]:
-    """Read what each provider signs its webhooks with; two, comma-separated, while one replaces the other."""
+    """Read what proves that a webhook is a provider's; two, comma-separated, while one replaces the other.
+
+    Each provider that may send needs one; of another one, which has sent before, it is taken where it is given.
+    """
     secrets: dict[str, list[str]] = {}
-    for name in names:
-        variable = f"WEBHOOK_SECRET_{name.upper()}"
-        secrets[name] = env.list(variable, default=[])
-        is_secret, looks = _SECRETS.get(name, (bool, ""))
-        if name in _SECRETS and not (secrets[name] and all(map(is_secret, secrets[name]))):
-            raise ImproperlyConfigured(f"Set {variable} ({looks}): its webhooks need it")
+    for name, webhook in WEBHOOKS.items():
+        given = env.list(webhook.variable, default=[])
+        if (given or name in names) and not (given and all(map(webhook.is_secret, given))):
+            raise ImproperlyConfigured(f"Set {webhook.variable} ({webhook.looks}): its webhooks need it")
+        if given:
+            secrets[name] = given
     return secrets

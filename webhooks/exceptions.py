@@ -9,5 +9,9 @@ class Rejected(WebhookError):
     """A request does not prove that it comes from the provider."""
 
 
+class Unavailable(WebhookError):
+    """Whether a request is genuine cannot be told now, by no fault of its sender."""
+
+
 class Unreadable(WebhookError):
     """A genuine request says nothing we understand."""

@@ -1,6 +1,6 @@
 """The inbox: every SQL that moves a `WebhookReceipt`."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import structlog
 from django.db import transaction
@@ -8,36 +8,36 @@ from django.db import transaction
 from mailer import doubts, ledger
 from mailer.status import ACCEPTED_RANK, RANKS
 from webhooks import normal
-from webhooks.exceptions import Unreadable
 from webhooks.models import WebhookReceipt
+from webhooks.providers import WEBHOOKS, Incoming
 
 log = structlog.get_logger(__name__)
 
 
 @transaction.atomic
-def process(provider: str, headers: Mapping[str, str], body: bytes) -> WebhookReceipt:
+def process(provider: str, incoming: Incoming) -> WebhookReceipt:
     """Store a genuine request and record what it reports, in one transaction: all of it, or nothing.
 
-    A request that cannot be read is stored as `poison`. `headers` have lower-case names. Messages are locked
-    before deliveries, as in `mailer.outbox`.
+    A request of which nothing can be read is stored as `poison`. Messages are locked before deliveries, as in
+    `mailer.outbox`.
     """
-    kept = {name: headers[name][:255] for name in normal.READERS[provider].headers if name in headers}
+    kept = {name: incoming.headers[name][:255] for name in WEBHOOKS[provider].headers if name in incoming.headers}
     context = structlog.contextvars.get_contextvars()
     receipt = WebhookReceipt(
         provider=provider,
         headers=kept,
-        body=body,
+        body=incoming.body,
         state=WebhookReceipt.State.PROCESSED,
         request_id=str(context.get("request_id", ""))[:64],
     )
-    try:
-        facts = normal.read(provider, kept, body, receipt.pk)
-    except Unreadable as error:
-        receipt.state = WebhookReceipt.State.POISON
-        receipt.error = str(error)[:200]
-        receipt.save(force_insert=True)
+    contents = normal.read(provider, replace(incoming, headers=kept), receipt.pk)
+    facts = contents.facts
+    receipt.unreadable = len(contents.unreadable)
+    if contents.unreadable:
+        receipt.error = ", ".join(sorted(set(contents.unreadable)))[:200]
         log.warning("receipt_unreadable", receipt_id=str(receipt.pk), provider=provider, error_class=receipt.error)
-        return receipt
+    if contents.unreadable and not facts:
+        receipt.state = WebhookReceipt.State.POISON
     doubts.confirm(
         fact.message_id for fact in facts if fact.message_id and fact.status and RANKS[fact.status] >= ACCEPTED_RANK
     )

@@ -25,6 +25,7 @@ class WebhookReceipt(models.Model):
     body = models.BinaryField()
     state = models.CharField(max_length=16, choices=State)
     events = models.PositiveIntegerField(default=0, help_text=_("How many it reported."))
+    unreadable = models.PositiveIntegerField(db_default=0, help_text=_("How many of its events could not be read."))
     new_events = models.PositiveIntegerField(default=0, help_text=_("How many of them were news."))
     error = models.CharField(max_length=200, blank=True)
 

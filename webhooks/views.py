@@ -1,5 +1,7 @@
 """One door for every provider: guard, verify, store, record, 200."""
 
+from collections.abc import Sequence
+
 import structlog
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
@@ -11,8 +13,8 @@ from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
 from webhooks import inbox
-from webhooks.exceptions import Rejected
-from webhooks.verification import VERIFIERS
+from webhooks.exceptions import Rejected, Unavailable
+from webhooks.providers import WEBHOOKS, Incoming
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +33,7 @@ class WebhookView(View):
     def post(self, request: HttpRequest, esp: str) -> HttpResponse:
         """Verify over the raw body, then store and record in one transaction."""
         secrets = settings.WEBHOOK_SECRETS.get(esp)
-        if not secrets:
+        if not secrets or esp not in WEBHOOKS:
             raise Http404
         if request.headers.get("Content-Encoding", "identity").casefold() != "identity":
             return _refused(esp, 415, "encoded_body")
@@ -42,17 +44,23 @@ class WebhookView(View):
         except UnreadablePostError:
             return _refused(esp, 400, "cut_off")
         headers = {name.casefold(): value for name, value in request.headers.items()}
-        try:
-            VERIFIERS[esp](headers, body, secrets)
-        except Rejected as error:
-            return _refused(esp, 401, str(error))
-        try:
-            inbox.process(esp, headers, body)
-        except DatabaseError as error:
-            # The text of a database error may quote what was written.
-            log.error("receipt_not_stored", provider=esp, error_class=type(error).__name__)  # noqa: TRY400
-            return HttpResponse(status=503, headers={"Retry-After": "30"})
-        return HttpResponse(status=200)
+        return _taken(esp, Incoming(headers, body, f"{settings.PUBLIC_URL}{request.path}"), secrets)
+
+
+def _taken(esp: str, incoming: Incoming, secrets: Sequence[str]) -> HttpResponse:
+    try:
+        WEBHOOKS[esp].verify(incoming, secrets)
+        inbox.process(esp, incoming)
+    except Rejected as error:
+        return _refused(esp, 401, str(error))
+    except Unavailable as error:
+        log.error("receipt_not_verified", provider=esp, reason=str(error))  # noqa: TRY400  # it says all there is
+        return HttpResponse(status=503, headers={"Retry-After": "30"})
+    except DatabaseError as error:
+        # The text of a database error may quote what was written.
+        log.error("receipt_not_stored", provider=esp, error_class=type(error).__name__)  # noqa: TRY400
+        return HttpResponse(status=503, headers={"Retry-After": "30"})
+    return HttpResponse(status=200)
 
 
 def _body(request: HttpRequest) -> bytes:

@@ -12,14 +12,15 @@ from svix.webhooks import Webhook, WebhookVerificationError
 
 from tests.webhooks.conftest import POSTMARK_SECRETS, RESEND_SECRETS, basic, signed
 from webhooks.exceptions import Rejected
-from webhooks.verification import postmark, resend
+from webhooks.providers import Incoming, resend
+from webhooks.providers.proofs import basic_auth
 
 BODY = b'{"type":"email.delivered"}'
 
 
 def accepts(headers, body=BODY, secrets=RESEND_SECRETS):
     try:
-        resend.verify({name.casefold(): value for name, value in headers.items()}, body, secrets)
+        resend.verify(Incoming({name.casefold(): value for name, value in headers.items()}, body), secrets)
     except Rejected:
         return False
     return True
@@ -135,13 +136,13 @@ def test_svix_example_of_the_documentation():
 
 @pytest.mark.parametrize("credentials", POSTMARK_SECRETS)
 def test_postmark_either_secret_is_accepted_during_rotation(credentials):
-    postmark.verify({"authorization": basic(credentials)["Authorization"]}, b"", POSTMARK_SECRETS)
+    basic_auth(Incoming({"authorization": basic(credentials)["Authorization"]}, b""), POSTMARK_SECRETS)
 
 
 def test_postmark_scheme_may_be_spelled_in_any_case():
     header = basic(POSTMARK_SECRETS[0])["Authorization"].replace("Basic", "bAsIc")
 
-    postmark.verify({"authorization": header}, b"", POSTMARK_SECRETS)
+    basic_auth(Incoming({"authorization": header}, b""), POSTMARK_SECRETS)
 
 
 @pytest.mark.parametrize(
@@ -163,4 +164,4 @@ def test_postmark_scheme_may_be_spelled_in_any_case():
 )
 def test_postmark_anything_else_is_refused(header):
     with pytest.raises(Rejected):
-        postmark.verify({"authorization": header}, b"", POSTMARK_SECRETS)
+        basic_auth(Incoming({"authorization": header}, b""), POSTMARK_SECRETS)

@@ -1,0 +1,10 @@
+"""What differs by provider, as data."""
+
+from typing import Final
+
+from webhooks.providers import postmark, resend
+from webhooks.providers.base import Incoming, Meaning, Proof, Webhook
+
+WEBHOOKS: Final[dict[str, Webhook]] = {module.WEBHOOK.name: module.WEBHOOK for module in (postmark, resend)}
+
+__all__ = ["WEBHOOKS", "Incoming", "Meaning", "Proof", "Webhook"]
