@@ -74,6 +74,9 @@ def _user_agent(path: str) -> str:
 def write(provider: Provider, claim: Claimed) -> Letter:
     """Have Anymail make the request for a message, with its idempotency key in it. Raises `Unsendable`."""
     email = content.thaw(claim.message, [recipient.address for recipient in claim.recipients])
+    if provider.over_http and not email.to and not email.cc and len(email.bcc) == 1:
+        # Who is left of a mail to several: APIs want somebody in `to`, and this one may know of themself.
+        email.to, email.bcc = email.bcc, []
     for attribute in provider.lacks:
         setattr(email, attribute, UNSET)
     backend = backend_at(provider.backend)

@@ -44,6 +44,8 @@ EVENT_OF_STATE: Final[Mapping[str, str]] = {
     State.DEAD: "failed",
     State.EXPIRED: "expired",
     State.SUPPRESSED: "suppressed",
+    State.CANCELLED: "cancelled",
+    State.SENT: "sent",
 }
 
 # What the log says of it.
@@ -54,6 +56,7 @@ LOG_EVENT: Final[Mapping[str, str]] = {
     State.DEAD: "message_given_up",
     State.EXPIRED: "message_expired",
     State.SUPPRESSED: "message_suppressed",
+    State.CANCELLED: "message_cancelled",
 }
 
 
@@ -261,12 +264,12 @@ def settle(outcomes: Sequence[Outcome]) -> None:
     ]
     with connection.cursor() as cursor:
         cursor.execute(_SETTLE, {"outcomes": json.dumps(rows), "terminal": list(TERMINAL)})
-        counted = {row[0] for row in cursor.fetchall()}
+        counted = {*cursor.fetchall()}
     facts = [
         fact
         for o in outcomes
         for fact in o.facts
-        if o.message_id in counted or o.state == State.SENT or fact.event_type == "sent"
+        if (o.message_id, o.token) in counted or o.state == State.SENT or fact.event_type == "sent"
     ]
     ledger.record(facts)
     ledger.match_parked_of((fact.provider, fact.esp_message_id) for fact in facts)
@@ -356,6 +359,9 @@ INSERT INTO {_ATTEMPT} (message_id, token, provider, outcome, error_class)
 SELECT id, token, provider, '', '' FROM moved
 RETURNING message_id"""
 
+# Of two outcomes of one message, as after a worker was frozen past its lease and took it again.
+_WEIGHTIEST: Final = "SELECT DISTINCT ON (id) * FROM outcome ORDER BY id, (state = 'sent') DESC, token DESC"
+
 _SETTLE: Final = f"""
 WITH outcome AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset(%(outcomes)s::jsonb) AS o(
@@ -363,7 +369,7 @@ WITH outcome AS MATERIALIZED (
         http_status int, error_class text)
 ),
 locked AS MATERIALIZED (
-    SELECT outcome.* FROM {_MESSAGE} m JOIN outcome USING (id)
+    SELECT outcome.* FROM {_MESSAGE} m JOIN ({_WEIGHTIEST}) outcome USING (id)
     WHERE (outcome.state = 'sent' AND m.state <> 'sent')
        OR (m.token = outcome.token AND m.state IN ('leased', 'sending'))
     ORDER BY m.id FOR NO KEY UPDATE OF m
@@ -387,6 +393,6 @@ SET state = o.state, error_class = o.error_class, attempts = m.attempts + o.char
     finished_at = CASE WHEN o.state = ANY(%(terminal)s) THEN now() END,
     content = CASE WHEN m.secret AND o.state = ANY(%(terminal)s) THEN NULL ELSE m.content END
 FROM locked o WHERE m.id = o.id
-RETURNING m.id"""
+RETURNING m.id, o.token"""
 
 _OLDEST_DUE: Final = f"{turns.LEVELS} SELECT extract(epoch FROM now() - min(run_at)) FROM level WHERE run_at <= now()"

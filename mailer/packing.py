@@ -1,7 +1,7 @@
 """From claims to parcels: who may get a message, through whom, what it says, and what travels together."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Final
@@ -15,8 +15,8 @@ from mailer.decisions import conclude, ended, is_repeatable, put_back, told_of
 from mailer.exceptions import FileUnavailable, MailerError, RenderError
 from mailer.ledger import Fact
 from mailer.letters import Letter, Unsendable
-from mailer.models import Message
-from mailer.outbox import Claimed, Lane, Outcome
+from mailer.models import DeliveryStatus, Message
+from mailer.outbox import Claimed, Lane, Outcome, Recipient
 from mailer.providers import Provider
 from mailer.routing import Budget, NoneFree
 from mailer.verdicts import Answer, Verdict
@@ -77,7 +77,7 @@ class Admitted:
 
     providers: dict[UUID, Provider] = field(default_factory=dict)
     claims: list[Claimed] = field(default_factory=list)
-    facts: list[Fact] = field(default_factory=list)
+    facts: dict[UUID, tuple[Fact, ...]] = field(default_factory=dict)
     refused: list[Concluded] = field(default_factory=list)
 
 
@@ -103,7 +103,7 @@ def admit(claims: Sequence[Claimed], budget: Budget) -> Admitted:
         if whole.doubted_for is not None and not whole.is_disproved:
             suppressed = {}
         claim = replace(whole, recipients=tuple(each for each in whole.recipients if each not in suppressed))
-        facts = [told_of(each, whole, "suppressed", ", ".join(sorted(why))) for each, why in suppressed.items()]
+        facts = tuple(_told_of_suppression(each, whole, why) for each, why in suppressed.items())
         try:
             provider = _route(claim, budget)
             claim.message.provider = provider.name
@@ -111,12 +111,32 @@ def admit(claims: Sequence[Claimed], budget: Budget) -> Admitted:
         except _Refused as refused:
             admitted.refused.append((claim, replace(refused.outcome, facts=(*facts, *refused.outcome.facts))))
         except RenderError as error:
-            admitted.refused.append((claim, ended(claim, State.DEAD, "does_not_render", str(error))))
+            outcome = ended(claim, State.DEAD, "does_not_render", str(error))
+            admitted.refused.append((claim, replace(outcome, facts=(*facts, *outcome.facts))))
         else:
             admitted.providers[claim.message.pk] = provider
             admitted.claims.append(claim)
-            admitted.facts.extend(facts)
+            if facts:
+                admitted.facts[claim.message.pk] = facts
     return admitted
+
+
+def _told_of_suppression(recipient: Recipient, claim: Claimed, reasons: Collection[str]) -> Fact:
+    """Return what is told of a recipient that is left out.
+
+    A search has ruled out what was tried before, but when it is complete is a guess: so a report that it has arrived
+    must outrank this.
+    """
+    event_type = "cancelled" if claim.is_disproved else "suppressed"
+    return told_of(recipient, claim, event_type, ", ".join(sorted(reasons)))
+
+
+def _with_nobody_left(claim: Claimed) -> str:
+    """Return how a message ends that nobody is left to send to: by what became of its recipients."""
+    told = DeliveryStatus.objects.filter(message_id=claim.message.pk)
+    if told.filter(sent_at__isnull=False).exists():
+        return State.SENT
+    return State.SUPPRESSED if told.exclude(recipient="").exists() else State.CANCELLED
 
 
 class _Refused(MailerError):
@@ -129,7 +149,8 @@ class _Refused(MailerError):
 
 def _route(claim: Claimed, budget: Budget) -> Provider:
     if not claim.recipients:
-        raise _Refused(ended(claim, State.SUPPRESSED, "suppressed"))
+        state = _with_nobody_left(claim)
+        raise _Refused(ended(claim, state, "" if state == State.SENT else state))
     doubted = claim.doubted_for is not None
     try:
         provider = budget.route(claim.message)

@@ -211,15 +211,15 @@ def _erase_some(canonical: str) -> Erased:
     if not messages:
         return Erased()
     own = _deliveries(canonical).filter(message_id__in=messages).select_for_update(no_key=True).order_by("id")
-    deliveries = dict(own.values_list("pk", "message_id"))
+    deliveries = {pk: (message, sent_at) for pk, message, sent_at in own.values_list("pk", "message_id", "sent_at")}
     others = DeliveryStatus.objects.filter(message_id__in=messages).exclude(recipient_canonical__in=("", canonical))
     shared = set(others.values_list("message_id", flat=True))
     stopped = operators.stop({*messages} - shared, (*operators.WAITING, State.UNKNOWN))
     ledger.record(
         [
             own_fact("ambiguous" if messages[message].first_ambiguous_at else "cancelled", delivery, "erased")
-            for delivery, message in deliveries.items()
-            if message in shared and messages[message].state in operators.WAITING
+            for delivery, (message, sent_at) in deliveries.items()
+            if sent_at is None and message in shared and messages[message].state in operators.WAITING
         ]
     )
     for message in Message.objects.filter(pk__in=shared, content__isnull=False):

@@ -225,13 +225,18 @@ def _prepare(claims: Sequence[Claimed], budget: Budget, room: Room) -> Packed:
         budget.refund(claim.message.provider)
     # Due at once: the next claim is of no more than there are slots.
     back = [(claim, replace(put_back(claim, 0.0), delay=0.0)) for claim in waiting]
-    staying = admitted.refused + packed.failed + back
+    failed = [
+        (claim, replace(outcome, facts=(*admitted.facts.get(claim.message.pk, ()), *outcome.facts)))
+        for claim, outcome in packed.failed
+    ]
+    staying = admitted.refused + failed + back
     if staying:
         _settle(staying)
     going = [letter.claim for parcel in packed.parcels for letter in parcel.letters]
     if not going:
         return replace(packed, parcels=[])
-    return replace(packed, parcels=packing.granted(packed.parcels, outbox.intend(going, admitted.facts)))
+    facts = [fact for claim in going for fact in admitted.facts.get(claim.message.pk, ())]
+    return replace(packed, parcels=packing.granted(packed.parcels, outbox.intend(going, facts)))
 
 
 def _limit(name: str) -> int:

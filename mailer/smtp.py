@@ -99,9 +99,11 @@ class Mail:
             email.extra_headers |= {} if "message-id" in names else {"Message-ID": ours}
         message = email.message()
         content = message.as_bytes(linesep="\r\n")
+        # Two spellings are one delivery: of two answers about it, one could undo the other.
+        recipients = {each.addr_spec.casefold(): each for each in parse_address_list(email.recipients())}
         return cls(
             sender=_wire(parse_address_list([envelope])[0] if isinstance(envelope, str) else sender),
-            recipients={each.addr_spec: _wire(each) for each in parse_address_list(email.recipients())},
+            recipients={each.addr_spec: _wire(each) for each in recipients.values()},
             content=content if content.endswith(b"\r\n") else content + b"\r\n",
             message_id=str(message["Message-ID"]),
         )

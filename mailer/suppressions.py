@@ -46,6 +46,8 @@ def release(address: str, *, by: str, reasons: Collection[str] = tuple(Suppressi
 def standing(addresses: Collection[str]) -> Mapping[str, frozenset[str]]:
     """Return why each of these addresses, in canonical form, is suppressed now; those that are not are left out."""
     found: dict[str, frozenset[str]] = {}
+    if not addresses:
+        return found
     with connection.cursor() as cursor:
         cursor.execute(_STANDING, [list(addresses)])
         for address, reason in cursor.fetchall():

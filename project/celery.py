@@ -1,16 +1,16 @@
 """The Celery application: carries hints to the workers, never the truth."""
 
 import os
-import sys
 from typing import Any
 
 from celery import Celery, bootsteps
-from celery.signals import setup_logging, worker_init
+from celery.signals import beat_init, setup_logging, worker_init
 from celery.worker import consumer
 from django.conf import settings
-from django.core.checks import run_checks
 from django_structlog.celery.steps import DjangoStructLogInitStep
 from kombu.transport import TRANSPORT_ALIASES
+
+from project.starting import check_settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
@@ -46,8 +46,7 @@ def use_our_logging(**_: Any) -> None:
 
 
 @worker_init.connect
-def check_settings(**_: Any) -> None:
-    """End a worker whose settings cannot be right. Celery runs the checks, too, and does not look at what they find."""
-    found = run_checks(tags=["mailer"])
-    if errors := [error for error in found if error.is_serious() and not error.is_silenced()]:
-        sys.exit("\n".join(f"Configuration: {error.msg} ({error.id})" for error in errors))
+@beat_init.connect
+def check(**_: Any) -> None:
+    """End a worker, and beat, by our checks. Celery runs them, too, and does not look at what they find."""
+    check_settings()

@@ -18,7 +18,7 @@ from mailer.ledger import Fact, Source, dedupe_key, own_fact
 from mailer.models import DeliveryStatus, Message, ProviderState
 from mailer.outbox import Claimed, Outcome
 from mailer.status import EVENT_STATUS, Status
-from tests.mailer import tiny
+from tests.mailer import mailserver, tiny
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 _numbers = itertools.count()
@@ -228,3 +228,23 @@ class signal_receiver:  # noqa: N801  # reads as the statement it is
 
     def __exit__(self, *_):
         self.signal.disconnect(self.receiver)
+
+
+@pytest.fixture
+def point(settings: Any) -> Callable[..., None]:
+    """Have mails go to a server at a port of this machine."""
+
+    def point(port: int, **fields: Any) -> None:
+        settings.MAIL_PROVIDERS = ["smtp"]
+        plain = {"EMAIL_HOST": "localhost", "EMAIL_PORT": port, "EMAIL_USE_TLS": False}
+        for name, value in {**plain, **fields}.items():
+            setattr(settings, name, value)
+
+    return point
+
+
+@pytest.fixture
+def server(point: Callable[..., None]) -> Iterator[Any]:
+    with mailserver.taking() as server:
+        point(server.port)
+        yield server

@@ -6,12 +6,12 @@ import pytest
 from django.db.models.functions import Now
 from structlog.testing import capture_logs
 
-from mailer import doubts, operators, outbox, sender
+from mailer import doubts, ledger, operators, outbox, sender
 from mailer.models import DeliveryEvent, Message, RepeatCount
 from mailer.suppressions import suppress
 from mailer.verdicts import Verdict
 from tests.conftest import in_threads
-from tests.mailer.conftest import change, delivery_of, enqueue, intend_one, outcome, read
+from tests.mailer.conftest import change, delivery_of, enqueue, fact, intend_one, outcome, read
 
 HOUR = timedelta(hours=1)
 
@@ -135,8 +135,11 @@ def test_resolve_has_a_suppression_respected_by_what_the_provider_never_had(doub
     doubts.resolve()
     sender.drain()
 
-    assert (read(message).state, delivery_of(message).status) == ("suppressed", "suppressed")
+    assert (read(message).state, delivery_of(message).status) == ("suppressed", "cancelled")
     assert simulator.accepted(message.pk) == []
+    # When a search is complete is a guess: a report that it has arrived counts for more.
+    ledger.record([fact("delivered", message_id=message.pk, recipient_canonical="ada@example.com")])
+    assert delivery_of(message).status == "delivered"
 
 
 def test_resolve_repeats_what_may_have_been_accepted_whoever_is_suppressed(doubted, settings, simulator):

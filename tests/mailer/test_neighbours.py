@@ -5,6 +5,8 @@ import json
 from datetime import timedelta
 
 import pytest
+from anymail.exceptions import AnymailCancelSend
+from anymail.signals import pre_send
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import DataError
@@ -21,12 +23,27 @@ from mailer import (
     outbox,
     retention,
     sender,
+    suppressions,
     sweeping,
     tasks,
 )
+from mailer.ledger import open_delivery
 from mailer.models import DeliveryStatus, Message
+from mailer.verdicts import Verdict
 from tests.mailer import tiny
-from tests.mailer.conftest import change, claim_one, delivery_of, draft, enqueue, intend_one, make_due, read
+from tests.mailer.conftest import (
+    change,
+    claim_one,
+    delivery_of,
+    draft,
+    enqueue,
+    intend_one,
+    lapse,
+    make_due,
+    outcome,
+    read,
+    signal_receiver,
+)
 
 HOUR = timedelta(hours=1)
 
@@ -303,3 +320,46 @@ def test_restarts_before_the_request_do_not_make_a_message_dead(db):
         sweeping.sweep()
 
     assert (read(message).state, read(message).crashes) == ("retry", 9)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("state", "event_type", "verdict"),
+    [("retry", "retried", Verdict.THROTTLED), ("unknown", "ambiguous", Verdict.AMBIGUOUS), ("dead", "failed", None)],
+)
+def test_of_two_outcomes_that_come_together_the_accepted_one_counts(db, order, state, event_type, verdict):
+    message = enqueue()
+    frozen = intend_one(message, "resend")
+    lapse(message)
+    sweeping.sweep()
+    again = intend_one(message, "resend")
+    accepted = outcome(frozen, "sent", "sent", verdict=Verdict.ACCEPTED)
+    outcomes = [accepted, outcome(again, state, event_type, verdict=verdict)]
+
+    outbox.settle(outcomes[::order])
+
+    assert (read(message).state, delivery_of(message).status) == ("sent", "sent")
+
+
+@pytest.mark.parametrize("trouble", ["it does not render", "a receiver holds it back"])
+def test_who_is_suppressed_is_told_so_though_the_mail_dies(db, answering, trouble):
+    answering("postmark")
+    message = enqueue("ada@example.com", kind="welcome")
+    open_delivery(message, "bob@example.com", event_type="queued")
+    suppressions.suppress("bob@example.com", "hard_bounce", source="test")
+
+    def hold_back(**_):
+        raise AnymailCancelSend
+
+    if trouble == "it does not render":
+        change(message, kind="unknown")
+        sender.drain()
+    else:
+        with signal_receiver(pre_send, hold_back):
+            sender.drain()
+
+    assert read(message).state == "dead"
+    assert dict(message.deliveries.values_list("recipient", "status")) == {
+        "ada@example.com": "failed",
+        "bob@example.com": "suppressed",
+    }

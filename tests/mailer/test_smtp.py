@@ -5,22 +5,17 @@ import socket
 import ssl
 import threading
 import time
-from datetime import timedelta
 
 import pytest
 import trustme
-from anymail.message import AnymailRecipientStatus
-from django.db.models.functions import Now
 
-from mailer import doubts, operators, outbox, sender, smtp, sweeping, threaded
-from mailer.decisions import MAX_ATTEMPTS, conclude
-from mailer.ledger import open_delivery
-from mailer.models import Attempt, Message, ProviderState
+from mailer import sender, smtp, threaded
+from mailer.models import Attempt, ProviderState
 from mailer.providers import PROVIDERS
-from mailer.verdicts import Answer, Verdict
+from mailer.verdicts import Verdict
 from tests.conftest import free_port, wait_until
 from tests.mailer import mailserver
-from tests.mailer.conftest import change, delivery_of, draft, enqueue, intend_one, lapse, read, send_again
+from tests.mailer.conftest import delivery_of, draft, enqueue, read, send_again
 
 # aiosmtpd says so of a login over a connection that is not encrypted, or was from the start.
 pytestmark = [
@@ -32,44 +27,9 @@ SMTP = PROVIDERS["smtp"].backend
 
 
 @pytest.fixture
-def point(settings):
-    """Have mails go to a server at a port of this machine."""
-
-    def point(port: int, **fields) -> None:
-        settings.MAIL_PROVIDERS = ["smtp"]
-        plain = {"EMAIL_HOST": "localhost", "EMAIL_PORT": port, "EMAIL_USE_TLS": False}
-        for name, value in {**plain, **fields}.items():
-            setattr(settings, name, value)
-
-    return point
-
-
-@pytest.fixture
-def server(point):
-    with mailserver.taking() as server:
-        point(server.port)
-        yield server
-
-
-@pytest.fixture
 def send(thread):
     """Send a mail through SMTP and return what came of it."""
     return lambda *to, **fields: thread.submit(threaded.send, SMTP, draft(*to, **fields)).result()
-
-
-THREE = {"ada@example.com": "sent", "bob@example.com": "sent", "eve@example.com": "sent"}
-
-
-def to_three() -> Message:
-    ada, *others = THREE
-    message = enqueue(ada)
-    for other in others:
-        open_delivery(message, other, event_type="queued")
-    return message
-
-
-def statuses_of(message: Message) -> dict[str, str]:
-    return dict(message.deliveries.values_list("recipient", "status"))
 
 
 # --- From the outbox ------------------------------------------------------------------------------------
@@ -140,97 +100,6 @@ def test_drain_gives_up_content_that_is_refused_without_blaming_the_recipient(db
     sender.drain()
 
     assert (read(message).state, delivery_of(message).status) == ("dead", "failed")
-
-
-def test_drain_tells_refused_recipients_from_accepted_ones(db, server):
-    server.replies |= {"bob@example.com": "550 5.1.1 no", "eve@example.com": "452 4.2.2 full"}
-    message = to_three()
-
-    sender.drain()
-
-    assert statuses_of(message) == {**THREE, "bob@example.com": "rejected", "eve@example.com": "queued"}
-    assert (read(message).state, read(message).error_class) == ("retry", "smtp_452 4.2.2")
-    assert server.mails[0].recipients == ["ada@example.com"]
-
-
-def test_drain_tries_those_again_who_were_refused_for_now_beside_accepted_ones(db, server):
-    message = to_three()
-    server.replies |= {"eve@example.com": "451 4.7.1 greylisted"}
-    sender.drain()
-    server.replies.clear()
-
-    send_again()
-
-    assert [mail.recipients for mail in server.mails] == [["ada@example.com", "bob@example.com"], ["eve@example.com"]]
-    assert len({mail.message["Message-ID"] for mail in server.mails}) == 1
-    assert (read(message).state, statuses_of(message)) == ("sent", THREE)
-
-
-def test_drain_says_of_each_recipient_what_became_of_it_in_the_end(db, server):
-    message = to_three()
-    server.replies |= {"eve@example.com": "451 4.7.1 greylisted"}
-    sender.drain()
-    server.replies["eve@example.com"] = "550 5.1.1 no"
-
-    send_again()
-
-    assert (read(message).state, len(server.mails)) == ("dead", 1)
-    assert statuses_of(message) == {**THREE, "eve@example.com": "rejected"}
-
-
-def test_drain_does_not_try_for_ever_who_is_refused_for_now(db, server):
-    message = to_three()
-    change(message, attempts=MAX_ATTEMPTS - 1)
-    server.replies |= {"eve@example.com": "451 4.7.1 greylisted"}
-
-    sender.drain()
-
-    assert (read(message).state, statuses_of(message)) == ("sent", {**THREE, "eve@example.com": "failed"})
-
-
-@pytest.mark.parametrize(
-    ("end", "status"),
-    [
-        (lambda message: operators.cancel(message.pk), "cancelled"),
-        (lambda message: (change(message, expires_at=Now() - timedelta(hours=1)), sweeping.sweep()), "expired"),
-    ],
-)
-def test_an_end_is_told_to_those_alone_who_were_not_accepted(db, server, end, status):
-    message = to_three()
-    server.replies |= {"eve@example.com": "451 4.7.1 greylisted"}
-    sender.drain()
-
-    end(message)
-
-    assert statuses_of(message) == {**THREE, "eve@example.com": status}
-
-
-def test_a_report_on_who_was_accepted_does_not_end_what_others_wait_for(db, server):
-    message = to_three()
-    server.replies |= {"eve@example.com": "451 4.7.1 greylisted"}
-    sender.drain()
-
-    assert doubts.confirm([message.pk]) == 0
-
-    assert read(message).state == "retry"
-
-
-def test_who_was_accepted_gets_no_second_mail_though_the_lease_had_run_out(db, server):
-    message = to_three()
-    claim = intend_one(message, "smtp")
-    lapse(message)
-    sweeping.sweep()
-    accepted = {name: AnymailRecipientStatus("1", "queued") for name in ("ada@example.com", "bob@example.com")}
-    answer = Answer(Verdict.ACCEPTED, recipients=accepted, deferred=frozenset({"eve@example.com"}))
-    outbox.settle([conclude(claim, PROVIDERS["smtp"], answer)])
-    assert read(message).state == "unknown"
-    change(message, content=None)  # to be rendered
-    operators.retry([message.pk])
-
-    sender.drain()
-
-    assert [mail.recipients for mail in server.mails] == [["eve@example.com"]]
-    assert (read(message).state, statuses_of(message)) == ("sent", THREE)
 
 
 def test_drain_charges_no_attempt_where_the_login_fails(db, point, settings):
