@@ -5,7 +5,10 @@ careless with codes, and many say a thing in words only, so both are read; a cod
 """
 
 import re
-from typing import Final
+from typing import Any, Final
+
+from mailer.status import Status
+from webhooks.providers.base import Meaning
 
 # Characters of a reply that are read.
 _LIMIT: Final = 2000
@@ -110,6 +113,23 @@ def category_of(smtp_status: str, text: str) -> str:
         or _SUBJECTS.get(code.partition(".")[0])
         or _matching(_WORDS_LAST, words)
         or "other"
+    )
+
+
+def undelivered(event_type: str, status: Status, reply: Any, category: str = "") -> Meaning:
+    """Return the meaning of an event that says that a mail did not arrive, or not yet, and what a server said of it.
+
+    A category that the provider names itself goes before what its words say. Where there is no reply, Anymail's detail
+    is kept.
+    """
+    text = "" if reply is None else str(reply)[:_LIMIT]
+    smtp_status = smtp_status_in(text)
+    return Meaning(
+        event_type,
+        status,
+        category=category or category_of(smtp_status, text),
+        smtp_status=smtp_status,
+        detail=text or None,
     )
 
 
