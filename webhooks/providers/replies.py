@@ -10,8 +10,9 @@ from typing import Any, Final
 from mailer.status import Status
 from webhooks.providers.base import Meaning
 
-# Characters of a reply that are read.
-_LIMIT: Final = 2000
+# Characters of a reply that are read, and kept: what it says it says first, and a request may hold thousands of them.
+_READ: Final = 500
+_KEPT: Final = 2000
 
 # Not a part of an address or a version, such as 192.0.2.5 or 2.11.0; a reply's first lines have `550-5.1.1`.
 _ENHANCED: Final = re.compile(r"(?<![\w.])([245]\.[0-7]\.\d{1,3})(?!\.?\d)")
@@ -91,7 +92,7 @@ _WORDS_LAST: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
 
 def smtp_status_in(text: str) -> str:
     """Return the first enhanced status code (RFC 3463) in a reply, such as `5.1.1`, or nothing."""
-    text = text[:_LIMIT]
+    text = text[:_READ]
     if found := _AFTER_REPLY.search(text):
         return found[2]
     found = _ENHANCED.search(text)
@@ -106,7 +107,7 @@ def category_of(smtp_status: str, text: str) -> str:
     kind, _, code = smtp_status.partition(".")
     if kind == "2" or not (smtp_status or text.strip()):
         return ""
-    words = text[:_LIMIT].casefold()
+    words = text[:_READ].casefold()
     return (
         _CODES.get(code)
         or _matching(_WORDS_FIRST, words)
@@ -122,7 +123,7 @@ def undelivered(event_type: str, status: Status, reply: Any, category: str = "")
     A category that the provider names itself goes before what its words say. Where there is no reply, Anymail's detail
     is kept.
     """
-    text = "" if reply is None else str(reply)[:_LIMIT]
+    text = "" if reply is None else str(reply)[:_KEPT]
     smtp_status = smtp_status_in(text)
     return Meaning(
         event_type,

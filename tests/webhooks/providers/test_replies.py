@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
+from mailer.status import Status
 from webhooks.providers.base import CATEGORIES
-from webhooks.providers.replies import category_of, smtp_status_in
+from webhooks.providers.replies import category_of, smtp_status_in, undelivered
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,29 @@ def test_smtp_status_in(text, status):
 )
 def test_category_of(smtp_status, text, category):
     assert category_of(smtp_status, text) == category
+
+
+def test_long_reply_is_kept_but_only_its_beginning_read():
+    meaning = undelivered("bounced", Status.BOUNCED, "x" * 600 + " 550 5.1.1 User unknown " + "x" * 2000)
+
+    assert (meaning.category, meaning.smtp_status) == ("other", "")
+    assert len(meaning.detail) == 2000
+
+
+@pytest.mark.parametrize(
+    ("reply", "category", "expected"),
+    [
+        ("550 5.1.1 Unknown", "", ("no_mailbox", "5.1.1", "550 5.1.1 Unknown")),
+        ("550 5.1.1 Unknown", "policy", ("policy", "5.1.1", "550 5.1.1 Unknown")),
+        (None, "", ("", "", None)),
+        ("", "dns", ("dns", "", None)),
+        (["550 no such user"], "", ("no_mailbox", "", "['550 no such user']")),
+    ],
+)
+def test_undelivered(reply, category, expected):
+    meaning = undelivered("bounced", Status.BOUNCED, reply, category)
+
+    assert (meaning.category, meaning.smtp_status, meaning.detail) == expected
 
 
 @limits(max_examples=200, deadline=None)
