@@ -21,6 +21,17 @@ SECRETS = {
     "WEBHOOK_SECRET_POSTMARK": "hook:hook-password",
     "WEBHOOK_SECRET_RESEND": "whsec_c29tZXRoaW5nIHNlY3JldA==",
 }
+# Of providers that `GOOD` does not name.
+WEBHOOK_SECRETS = {
+    "WEBHOOK_SECRET_BREVO": "hook:hook-password",
+    "WEBHOOK_SECRET_MAILTRAP": "8d9a3c0e7f5b2d4a6c1e9f8b3a7d5c2e",
+    "WEBHOOK_SECRET_POSTAL": (
+        "MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDIeea1lI6LGzeoHpUD7ux4RPxUH1/4NA3ZUrMf/UrcL434BCa9MuSqvvNHHSeAmjy9"
+        "OBHIK8+FbMAfooRsm4XWtSzlN4BKLtP2QDv0x0An+3N7wpww6pBFXh1o1D9gq4YG8Fp3Sbfq8WbctlNJiB6a5VnaHyv5b35mVQ1e8T3R"
+        "3QIDAQAB"
+    ),
+    "WEBHOOK_SECRET_UNISENDER_GO": "6nsx9rrwhcerqdzbuzjt4osg9d4cqr8e",
+}
 GOOD = {
     **SECRETS,
     "PATH": os.defpath,
@@ -70,6 +81,12 @@ WRONG = [
     ({"WEBHOOK_SECRET_RESEND": "whsec_"}, "whsec_"),
     ({"WEBHOOK_SECRET_RESEND": "whsec_let-slip"}, "whsec_"),
     ({"WEBHOOK_SECRET_RESEND": "whsec_let-slip-\xe9"}, "whsec_"),
+    ({"WEBHOOK_SECRET_BREVO": "let-slip"}, "user:password"),
+    ({"WEBHOOK_SECRET_MAILTRAP": "let-slip"}, "signing secret"),
+    ({"WEBHOOK_SECRET_POSTAL": "let-slip"}, "public key"),
+    ({"WEBHOOK_SECRET_POSTAL": "bGV0IHNsaXA="}, "public key"),
+    ({"WEBHOOK_SECRET_POSTAL": f"{WEBHOOK_SECRETS['WEBHOOK_SECRET_POSTAL']},let-slip"}, "public key"),
+    ({"WEBHOOK_SECRET_UNISENDER_GO": "let-slip"}, "API key"),
     ({"MAIL_PROVIDERS": "postmark,resend,postmark"}, "MAIL_PROVIDERS names postmark twice"),
     ({"MAIL_PROVIDERS": "mailjet", "ANYMAIL_MAILJET_API_KEY": "key"}, "Set ANYMAIL_MAILJET_SECRET_KEY"),
     ({"MAIL_PROVIDERS": "postal", "ANYMAIL_POSTAL_API_KEY": "key"}, "Set ANYMAIL_POSTAL_API_URL"),
@@ -241,7 +258,12 @@ def test_every_provider_can_be_named_with_what_it_needs():
     needs = {f"ANYMAIL_{name}": "value" for provider in PROVIDERS.values() for name in provider.needs}
 
     named, anymail = setting(
-        "MAIL_PROVIDERS", "ANYMAIL", MAIL_PROVIDERS=",".join(PROVIDERS), EMAIL_HOST="mail", **needs
+        "MAIL_PROVIDERS",
+        "ANYMAIL",
+        MAIL_PROVIDERS=",".join(PROVIDERS),
+        EMAIL_HOST="mail",
+        **needs,
+        **WEBHOOK_SECRETS,
     )
 
     assert named == [*PROVIDERS]

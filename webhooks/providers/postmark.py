@@ -13,22 +13,37 @@ from anymail.signals import AnymailTrackingEvent
 from mailer.status import EVENT_STATUS, Status
 from webhooks.providers.base import Meaning, Webhook
 from webhooks.providers.proofs import basic_auth, is_basic_auth
+from webhooks.providers.replies import undelivered
 
-# Where Anymail says `bounced`.
-BOUNCES: Final[dict[str, Status]] = {
-    "HardBounce": Status.BOUNCED,
-    "SoftBounce": Status.SOFT_BOUNCED,
-    "VirusNotification": Status.BOUNCED,
+# Of each type that tells of a mail that did not arrive: the status where Anymail says `bounced`, and the category where
+# the type says it. The others leave it to the server's words.
+BOUNCES: Final[dict[str, tuple[Status | None, str]]] = {
+    "HardBounce": (Status.BOUNCED, ""),
+    "Transient": (None, ""),
+    "DnsError": (None, "dns"),
+    "OpenRelayTest": (None, "policy"),
+    "SoftBounce": (Status.SOFT_BOUNCED, ""),
+    "VirusNotification": (Status.BOUNCED, "policy"),
+    "BadEmailAddress": (None, "no_mailbox"),
+    "ManuallyDeactivated": (None, "policy"),
+    "Unconfirmed": (None, "policy"),
+    "Blocked": (None, ""),
+    "SMTPApiError": (None, ""),
+    "DMARCPolicy": (None, "policy"),
+    "TemplateRenderingFailed": (None, ""),
 }
 
 
 def _judge(event: AnymailTrackingEvent) -> Meaning:
-    if event.event_type == "bounced":
-        raw = event.esp_event.get("Type") or event.esp_event.get("SuppressionReason") or ""
-        return Meaning(event.event_type, BOUNCES.get(raw, Status.BOUNCED))
-    if event.event_type == "unsubscribed" and event.esp_event.get("Origin", "Recipient") != "Recipient":
-        return Meaning(event.event_type, None)  # an operator's doing, which says nothing of the mail
-    return Meaning(event.event_type, EVENT_STATUS.get(event.event_type))
+    raw = event.esp_event.get("Type") or event.esp_event.get("SuppressionReason") or ""
+    event_type, status = event.event_type, EVENT_STATUS.get(event.event_type)
+    if event_type == "unsubscribed" and event.esp_event.get("Origin", "Recipient") != "Recipient":
+        return Meaning(event_type, None)  # an operator's doing, which says nothing of the mail
+    if status is not None and (raw in BOUNCES or event_type == "bounced"):
+        told, category = BOUNCES.get(raw, (None, ""))
+        reply = event.esp_event.get("Details") or event.esp_event.get("Description")
+        return undelivered(event_type, told or status, reply, category)
+    return Meaning(event_type, status)
 
 
 WEBHOOK = Webhook(

@@ -9,7 +9,8 @@ https://resend.com/docs/dashboard/emails/email-bounces, https://resend.com/docs/
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from mailer.status import EVENT_STATUS, Status
 from webhooks.exceptions import Rejected
 from webhooks.providers.base import Incoming, Meaning, Proof, Webhook
 from webhooks.providers.proofs import fresh, one_of
+from webhooks.providers.replies import undelivered
 
 TOLERANCE: Final = 5 * 60  # seconds, into the past and into the future
 
@@ -27,6 +29,14 @@ BOUNCES: Final[dict[str, Status]] = {
     "Permanent": Status.BOUNCED,
     "Transient": Status.SOFT_BOUNCED,
     "Undetermined": Status.SOFT_BOUNCED,
+}
+# Its `subType`. The others leave it to the server's words.
+CATEGORIES: Final[dict[str, str]] = {
+    "NoEmail": "no_mailbox",
+    "MailboxFull": "mailbox_full",
+    "MessageTooLarge": "policy",
+    "ContentRejected": "policy",
+    "AttachmentRejected": "policy",
 }
 # Types that Anymail does not know.
 TYPES: Final[dict[str, str]] = {
@@ -71,10 +81,20 @@ def _read(view: Any, part: Any, incoming: Incoming) -> list[AnymailTrackingEvent
 
 def _judge(event: AnymailTrackingEvent) -> Meaning:
     if event.event_type == "bounced":
-        bounce = event.esp_event["data"].get("bounce") or {}
-        return Meaning(event.event_type, BOUNCES.get(bounce.get("type", ""), Status.BOUNCED))
+        return _bounce(event.esp_event["data"].get("bounce") or {})
     event_type = TYPES.get(event.esp_event["type"], event.event_type)
     return Meaning(event_type, EVENT_STATUS.get(event_type))
+
+
+def _bounce(bounce: Mapping[str, Any]) -> Meaning:
+    said = bounce.get("diagnosticCode") or bounce.get("message")
+    meaning = undelivered(
+        "bounced",
+        BOUNCES.get(bounce.get("type", ""), Status.BOUNCED),
+        " ".join(map(str, said)) if isinstance(said, list) else said,
+        CATEGORIES.get(bounce.get("subType", ""), ""),
+    )
+    return replace(meaning, detail=None)  # Anymail's has Resend's own explanation in it
 
 
 WEBHOOK = Webhook(
