@@ -28,6 +28,15 @@ GOOD = {
     "DEFAULT_FROM_EMAIL": "Accounts <accounts@example.com>",
     "MAIL_PROVIDERS": "postmark,resend",
 }
+# What proves the webhooks of further providers.
+WEBHOOKS = {
+    "WEBHOOK_TOPICS_AMAZON_SES": "arn:aws:sns:us-east-1:123456789012:events",
+    "WEBHOOK_SECRET_SENDGRID": (
+        "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEi8ebnY8dbLhWgswNLDDrpPX9D1L+V+J+XCfSXAEQRHu9ze"
+        "ubmVN9QkW6Kp3PiYhS4V2h0bd2LM03kvZ1koG9gQ=="
+    ),
+    "WEBHOOK_SECRET_SPARKPOST": "hook:hook-password",
+}
 QUOTED = [
     *SECRETS.values(),
     *("database-password", "broker-password", "redis-password", "hook-password", "c29tZXRoaW5nIHNlY3JldA", "let-slip"),
@@ -35,6 +44,11 @@ QUOTED = [
 
 # What is wrong -> what the one line must name.
 WRONG = [
+    ({"MAIL_PROVIDERS": "amazon_ses"}, "WEBHOOK_TOPICS_AMAZON_SES"),
+    ({"WEBHOOK_TOPICS_AMAZON_SES": "let-slip"}, "ARNs"),
+    ({"WEBHOOK_SECRET_SENDGRID": "let-slip"}, "public key"),
+    ({"WEBHOOK_SECRET_SENDGRID": f"{WEBHOOKS['WEBHOOK_SECRET_SENDGRID']},let-slip"}, "public key"),
+    ({"WEBHOOK_SECRET_SPARKPOST": "let-slip"}, "user:password"),
     ({"SECRET_KEY": None}, "SECRET_KEY"),
     ({"SECRET_KEY": ""}, "SECRET_KEY"),
     ({"PUBLIC_URL": None}, "PUBLIC_URL"),
@@ -241,7 +255,7 @@ def test_every_provider_can_be_named_with_what_it_needs():
     needs = {f"ANYMAIL_{name}": "value" for provider in PROVIDERS.values() for name in provider.needs}
 
     named, anymail = setting(
-        "MAIL_PROVIDERS", "ANYMAIL", MAIL_PROVIDERS=",".join(PROVIDERS), EMAIL_HOST="mail", **needs
+        "MAIL_PROVIDERS", "ANYMAIL", MAIL_PROVIDERS=",".join(PROVIDERS), EMAIL_HOST="mail", **needs, **WEBHOOKS
     )
 
     assert named == [*PROVIDERS]
