@@ -40,6 +40,11 @@ GRANIAN = (
 
 HOOK_PASSWORD = "the-hook-s-own-password"
 SVIX_SECRET = "whsec_Y2hhb3MnIG93biBzZWNyZXQsIGtub3duIHRvIG5vYm9keQ=="
+# Its private half was never kept: no webhook of SendGrid's is taken here.
+SENDGRID_PUBLIC_KEY = (
+    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEi8ebnY8dbLhWgswNLDDrpPX9D1"
+    "L+V+J+XCfSXAEQRHu9zeubmVN9QkW6Kp3PiYhS4V2h0bd2LM03kvZ1koG9gQ=="
+)
 
 
 @dataclass
@@ -267,6 +272,7 @@ def service_environ(simulator: str, public: str, providers: str) -> dict[str, st
         "ANYMAIL_SENDGRID_API_KEY": "sendgrid-key",
         "WEBHOOK_SECRET_POSTMARK": f"hook:{HOOK_PASSWORD}",
         "WEBHOOK_SECRET_RESEND": SVIX_SECRET,
+        "WEBHOOK_SECRET_SENDGRID": SENDGRID_PUBLIC_KEY,
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "INFO",
         "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges",

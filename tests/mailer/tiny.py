@@ -32,7 +32,7 @@ class Tiny:
                 super().setup()
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 tiny.requests.append((self.headers, body))
                 status, headers, content = tiny.answer()
                 self.send_response(status)
@@ -41,6 +41,8 @@ class Tiny:
                 self.end_headers()
                 self.wfile.write(content)
                 self.close_connection = "Content-Length" in headers
+
+            do_GET = do_POST  # noqa: N815  # the names are `BaseHTTPRequestHandler`'s
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -23,6 +23,12 @@ SECRETS = {
 }
 # Of providers that `GOOD` does not name.
 WEBHOOK_SECRETS = {
+    "WEBHOOK_TOPICS_AMAZON_SES": "arn:aws:sns:us-east-1:123456789012:events",
+    "WEBHOOK_SECRET_SENDGRID": (
+        "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEi8ebnY8dbLhWgswNLDDrpPX9D1L+V+J+XCfSXAEQRHu9ze"
+        "ubmVN9QkW6Kp3PiYhS4V2h0bd2LM03kvZ1koG9gQ=="
+    ),
+    "WEBHOOK_SECRET_SPARKPOST": "hook:hook-password",
     "WEBHOOK_SECRET_BREVO": "hook:hook-password",
     "WEBHOOK_SECRET_MAILTRAP": "8d9a3c0e7f5b2d4a6c1e9f8b3a7d5c2e",
     "WEBHOOK_SECRET_POSTAL": (
@@ -39,6 +45,7 @@ GOOD = {
     "DEFAULT_FROM_EMAIL": "Accounts <accounts@example.com>",
     "MAIL_PROVIDERS": "postmark,resend",
 }
+# What proves the webhooks of further providers.
 QUOTED = [
     *SECRETS.values(),
     *("database-password", "broker-password", "redis-password", "hook-password", "c29tZXRoaW5nIHNlY3JldA", "let-slip"),
@@ -46,6 +53,11 @@ QUOTED = [
 
 # What is wrong -> what the one line must name.
 WRONG = [
+    ({"MAIL_PROVIDERS": "amazon_ses"}, "WEBHOOK_TOPICS_AMAZON_SES"),
+    ({"WEBHOOK_TOPICS_AMAZON_SES": "let-slip"}, "ARNs"),
+    ({"WEBHOOK_SECRET_SENDGRID": "let-slip"}, "public key"),
+    ({"WEBHOOK_SECRET_SENDGRID": f"{WEBHOOK_SECRETS['WEBHOOK_SECRET_SENDGRID']},let-slip"}, "public key"),
+    ({"WEBHOOK_SECRET_SPARKPOST": "let-slip"}, "user:password"),
     ({"SECRET_KEY": None}, "SECRET_KEY"),
     ({"SECRET_KEY": ""}, "SECRET_KEY"),
     ({"PUBLIC_URL": None}, "PUBLIC_URL"),
