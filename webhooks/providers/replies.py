@@ -79,7 +79,8 @@ _WORDS_LAST: Final[tuple[tuple[str, re.Pattern[str]], ...]] = (
         "policy",
         re.compile(
             r"policy|policies|dmarc|\bspf\b|dkim|not authori[sz]ed|unauthenticated|authentication"
-            r"|virus|malware|too large|too big|size limit|rate limit|too many|gr[ea]ylist|access denied|blocked|prohibited"
+            r"|virus|malware|too large|too big|size limit|rate limit|too many|gr[ea]ylist|access denied"
+            r"|blocked|prohibited"
         ),
     ),
 )
