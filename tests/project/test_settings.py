@@ -21,6 +21,13 @@ SECRETS = {
     "WEBHOOK_SECRET_POSTMARK": "hook:hook-password",
     "WEBHOOK_SECRET_RESEND": "whsec_c29tZXRoaW5nIHNlY3JldA==",
 }
+# What proves the webhooks of further providers.
+WEBHOOKS = {
+    "WEBHOOK_SECRET_MAILERSEND": "signing-secret",
+    "WEBHOOK_SECRET_MAILGUN": "signing-key",
+    "WEBHOOK_SECRET_MAILJET": "hook:hook-password",
+    "WEBHOOK_SECRET_MANDRILL": "webhook-key",
+}
 GOOD = {
     **SECRETS,
     "PATH": os.defpath,
@@ -241,7 +248,7 @@ def test_every_provider_can_be_named_with_what_it_needs():
     needs = {f"ANYMAIL_{name}": "value" for provider in PROVIDERS.values() for name in provider.needs}
 
     named, anymail = setting(
-        "MAIL_PROVIDERS", "ANYMAIL", MAIL_PROVIDERS=",".join(PROVIDERS), EMAIL_HOST="mail", **needs
+        "MAIL_PROVIDERS", "ANYMAIL", MAIL_PROVIDERS=",".join(PROVIDERS), EMAIL_HOST="mail", **needs, **WEBHOOKS
     )
 
     assert named == [*PROVIDERS]
