@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from webhooks.providers import mailgun, mailjet, mandrill, postmark, resend
+from webhooks.providers import mailersend, mailgun, mailjet, mandrill, postmark, resend
 from webhooks.providers.base import Incoming, Meaning, Proof, Webhook
 
 WEBHOOKS: Final[dict[str, Webhook]] = {
-    module.WEBHOOK.name: module.WEBHOOK for module in (mailgun, mailjet, mandrill, postmark, resend)
+    module.WEBHOOK.name: module.WEBHOOK for module in (mailersend, mailgun, mailjet, mandrill, postmark, resend)
 }
 
 __all__ = ["WEBHOOKS", "Incoming", "Meaning", "Proof", "Webhook"]
