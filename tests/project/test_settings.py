@@ -21,8 +21,8 @@ SECRETS = {
     "WEBHOOK_SECRET_POSTMARK": "hook:hook-password",
     "WEBHOOK_SECRET_RESEND": "whsec_c29tZXRoaW5nIHNlY3JldA==",
 }
-# What proves the webhooks of further providers.
-WEBHOOKS = {
+# Of providers that `GOOD` does not name.
+WEBHOOK_SECRETS = {
     "WEBHOOK_SECRET_MAILERSEND": "signing-secret",
     "WEBHOOK_SECRET_MAILGUN": "signing-key",
     "WEBHOOK_SECRET_MAILJET": "hook:hook-password",
@@ -77,6 +77,10 @@ WRONG = [
     ({"WEBHOOK_SECRET_RESEND": "whsec_"}, "whsec_"),
     ({"WEBHOOK_SECRET_RESEND": "whsec_let-slip"}, "whsec_"),
     ({"WEBHOOK_SECRET_RESEND": "whsec_let-slip-\xe9"}, "whsec_"),
+    ({"WEBHOOK_SECRET_MAILJET": "let-slip"}, "user:password"),
+    ({"MAIL_PROVIDERS": "mailgun", "ANYMAIL_MAILGUN_API_KEY": "key"}, "Set WEBHOOK_SECRET_MAILGUN"),
+    ({"MAIL_PROVIDERS": "mandrill", "ANYMAIL_MANDRILL_API_KEY": "key"}, "Set WEBHOOK_SECRET_MANDRILL"),
+    ({"MAIL_PROVIDERS": "mailersend", "ANYMAIL_MAILERSEND_API_TOKEN": "key"}, "Set WEBHOOK_SECRET_MAILERSEND"),
     ({"MAIL_PROVIDERS": "postmark,resend,postmark"}, "MAIL_PROVIDERS names postmark twice"),
     ({"MAIL_PROVIDERS": "mailjet", "ANYMAIL_MAILJET_API_KEY": "key"}, "Set ANYMAIL_MAILJET_SECRET_KEY"),
     ({"MAIL_PROVIDERS": "postal", "ANYMAIL_POSTAL_API_KEY": "key"}, "Set ANYMAIL_POSTAL_API_URL"),
@@ -248,7 +252,7 @@ def test_every_provider_can_be_named_with_what_it_needs():
     needs = {f"ANYMAIL_{name}": "value" for provider in PROVIDERS.values() for name in provider.needs}
 
     named, anymail = setting(
-        "MAIL_PROVIDERS", "ANYMAIL", MAIL_PROVIDERS=",".join(PROVIDERS), EMAIL_HOST="mail", **needs, **WEBHOOKS
+        "MAIL_PROVIDERS", "ANYMAIL", MAIL_PROVIDERS=",".join(PROVIDERS), EMAIL_HOST="mail", **needs, **WEBHOOK_SECRETS
     )
 
     assert named == [*PROVIDERS]
