@@ -273,6 +273,7 @@ def service_environ(simulator: str, public: str, providers: str) -> dict[str, st
         "WEBHOOK_SECRET_POSTMARK": f"hook:{HOOK_PASSWORD}",
         "WEBHOOK_SECRET_RESEND": SVIX_SECRET,
         "WEBHOOK_SECRET_SENDGRID": SENDGRID_PUBLIC_KEY,
+        "WEBHOOK_SECRET_MAILJET": f"hook:{HOOK_PASSWORD}",
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "INFO",
         "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges",

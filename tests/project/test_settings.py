@@ -37,6 +37,10 @@ WEBHOOK_SECRETS = {
         "3QIDAQAB"
     ),
     "WEBHOOK_SECRET_UNISENDER_GO": "6nsx9rrwhcerqdzbuzjt4osg9d4cqr8e",
+    "WEBHOOK_SECRET_MAILERSEND": "signing-secret",
+    "WEBHOOK_SECRET_MAILGUN": "signing-key",
+    "WEBHOOK_SECRET_MAILJET": "hook:hook-password",
+    "WEBHOOK_SECRET_MANDRILL": "webhook-key",
 }
 GOOD = {
     **SECRETS,
@@ -99,6 +103,10 @@ WRONG = [
     ({"WEBHOOK_SECRET_POSTAL": "bGV0IHNsaXA="}, "public key"),
     ({"WEBHOOK_SECRET_POSTAL": f"{WEBHOOK_SECRETS['WEBHOOK_SECRET_POSTAL']},let-slip"}, "public key"),
     ({"WEBHOOK_SECRET_UNISENDER_GO": "let-slip"}, "API key"),
+    ({"WEBHOOK_SECRET_MAILJET": "let-slip"}, "user:password"),
+    ({"MAIL_PROVIDERS": "mailgun", "ANYMAIL_MAILGUN_API_KEY": "key"}, "Set WEBHOOK_SECRET_MAILGUN"),
+    ({"MAIL_PROVIDERS": "mandrill", "ANYMAIL_MANDRILL_API_KEY": "key"}, "Set WEBHOOK_SECRET_MANDRILL"),
+    ({"MAIL_PROVIDERS": "mailersend", "ANYMAIL_MAILERSEND_API_TOKEN": "key"}, "Set WEBHOOK_SECRET_MAILERSEND"),
     ({"MAIL_PROVIDERS": "postmark,resend,postmark"}, "MAIL_PROVIDERS names postmark twice"),
     ({"MAIL_PROVIDERS": "mailjet", "ANYMAIL_MAILJET_API_KEY": "key"}, "Set ANYMAIL_MAILJET_SECRET_KEY"),
     ({"MAIL_PROVIDERS": "postal", "ANYMAIL_POSTAL_API_KEY": "key"}, "Set ANYMAIL_POSTAL_API_URL"),
