@@ -197,8 +197,6 @@ WEBHOOK_SECRETS = mail.read_webhook_secrets(env, MAIL_PROVIDERS)
 WEBHOOK_MAX_BYTES = 10 * 1024 * 1024
 # Events that one request may hold.
 WEBHOOK_MAX_EVENTS = int(env.at_least(1, "WEBHOOK_MAX_EVENTS", default=5000))
-# Seconds that a request's body may take to arrive.
-WEBHOOK_READ_SECONDS = env.at_least(0.1, "WEBHOOK_READ_SECONDS", default=15)
 DATA_UPLOAD_MAX_MEMORY_SIZE = WEBHOOK_MAX_BYTES
 # Nobody has a file to send here: without this, one of any size would be written to the disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
