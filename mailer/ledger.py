@@ -16,16 +16,17 @@ and only what was really written is folded, so a fact that another one recorded 
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from django.db import connection
+from django.db import connection, transaction
 from uuid_utils.compat import uuid7
 
 from mailer.models import DeliveryEvent, DeliveryStatus, Message
+from mailer.signals import delivery_changed, tell
 from mailer.status import EVENT_STATUS, NO_RANK, RANKS, Status
 from users.addresses import loosely_canonical
 
@@ -176,7 +177,21 @@ def _as_row(fact: Fact) -> dict[str, Any]:
 def _run(statement: str, parameters: list[Any]) -> list[Recorded]:
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
-        return [Recorded(row[0], row[1], Effect(row[2]), *row[3:]) for row in cursor.fetchall()]
+        recorded = [Recorded(row[0], row[1], Effect(row[2]), *row[3:]) for row in cursor.fetchall()]
+    if delivery_changed.has_listeners(DeliveryStatus):
+        changed = {
+            event.delivery_id: (event.old_status, event.new_status)
+            for event in recorded
+            if event.delivery_id and event.new_status and event.old_status != event.new_status
+        }
+        transaction.on_commit(lambda: _announce(changed), robust=True)
+    return recorded
+
+
+def _announce(changed: Mapping[UUID, tuple[str, str]]) -> None:
+    for identifier, delivery in DeliveryStatus.objects.in_bulk(list(changed)).items():
+        old_status, new_status = changed[identifier]
+        tell(delivery_changed, DeliveryStatus, delivery=delivery, old_status=old_status, new_status=new_status)
 
 
 _EVENT: Final = DeliveryEvent._meta.db_table

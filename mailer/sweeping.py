@@ -12,6 +12,7 @@ from uuid import UUID
 import structlog
 from django.conf import settings
 from django.db import connection, transaction
+from django.utils.module_loading import import_string
 
 from mailer import ledger
 from mailer.ledger import own_fact
@@ -27,6 +28,9 @@ MAX_CRASHES: Final = 3
 MAX_CRASHES_UNSENT: Final = 10
 # Rows that one round moves.
 LIMIT: Final = 500
+# What else the sweep looks after, by the word for what it moved: functions, by name, that return how many. An app above
+# adds its own in `AppConfig.ready`; what it needs is loaded by the processes that sweep alone.
+CHORES: Final[dict[str, str]] = {}
 
 
 def sweep() -> dict[str, int]:
@@ -51,6 +55,9 @@ def sweep() -> dict[str, int]:
                 log.warning(LOG_EVENT[state], message_id=str(message_id), correlation_id=correlation_id, by="sweep")
     if matched := len(ledger.match_parked()):
         moved["matched"] = matched
+    for name, chore in CHORES.items():
+        if done := import_string(chore)():
+            moved[name] = done
     if moved:
         log.info("outbox_swept", **moved)
     return moved

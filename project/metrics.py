@@ -2,26 +2,31 @@
 
 from collections.abc import Iterable
 from itertools import product
+from typing import Final
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from mailer.exceptions import DATABASE_LOST
 from mailer.kinds import KINDS
 from mailer.models import RepeatCount
+from webhooks.models import DeadLetter
+
+# As many rows as are counted at most.
+MANY: Final = 10_000
 
 
 class Mail(Collector):
     """What the database knows of all processes: each web process tells the same."""
 
     def collect(self) -> Iterable[Metric]:
-        """Return the figures: a row for each kind and provider is read, however many messages there are."""
+        """Return the figures: what is read for them has a bound, however many messages there are."""
         repeats = CounterMetricFamily(
             "mail_risky_repeats",
             "Messages sent again though the provider may have accepted them before: mails that may have come twice.",
@@ -29,7 +34,12 @@ class Mail(Collector):
         )
         for labels, count in sorted(_risky_repeats().items()):
             repeats.add_metric(labels, count)
-        return [repeats]
+        letters = GaugeMetricFamily(
+            "webhook_dead_letters",
+            f"Webhooks' events that no delivery claimed within a day; {MANY} are that or more.",
+            value=DeadLetter.objects.all()[:MANY].count(),
+        )
+        return [repeats, letters]
 
 
 def _risky_repeats() -> dict[tuple[str, str], int]:

@@ -170,6 +170,8 @@ MAIL_LEASE_SECONDS = env.at_least(1, "MAIL_LEASE_SECONDS", default=60)
 MAIL_GRACE_SECONDS = env.at_least(0, "MAIL_GRACE_SECONDS", default=60)
 # After how many seconds a search that finds nothing proves it, where not after the time its provider is known for.
 MAIL_SEARCH_SECONDS = env.at_least(0, "MAIL_SEARCH_SECONDS", default=0) or None
+# Mails to one address that bounce softly, with none delivered between, before it is mailed no more.
+MAIL_SOFT_BOUNCES = int(env.at_least(1, "MAIL_SOFT_BOUNCES", default=5))
 # Days after the end of a message: what it said goes; then all about it, its deliveries and their events.
 MAIL_BODY_DAYS = env.at_least(0, "MAIL_BODY_DAYS", default=30)
 MAIL_HISTORY_DAYS = env.at_least(1, "MAIL_HISTORY_DAYS", default=400)
@@ -193,6 +195,8 @@ if "smtp" in MAIL_PROVIDERS and not EMAIL_HOST:
 # What each provider signs its webhooks with; two, comma-separated, while one replaces the other.
 WEBHOOK_SECRETS = mail.read_webhook_secrets(env, MAIL_PROVIDERS)
 WEBHOOK_MAX_BYTES = 10 * 1024 * 1024
+# Events that one request may hold.
+WEBHOOK_MAX_EVENTS = int(env.at_least(1, "WEBHOOK_MAX_EVENTS", default=5000))
 DATA_UPLOAD_MAX_MEMORY_SIZE = WEBHOOK_MAX_BYTES
 # Nobody has a file to send here: without this, one of any size would be written to the disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]

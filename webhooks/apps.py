@@ -1,4 +1,4 @@
-"""Registers the app."""
+"""Registers the app, and what the sweep does for it."""
 
 from django.apps import AppConfig
 
@@ -7,3 +7,9 @@ class WebhooksConfig(AppConfig):
     """The app that hears what providers report."""
 
     name = "webhooks"
+
+    def ready(self) -> None:
+        """Have the sweep try receipts again."""
+        from mailer.sweeping import CHORES  # models can be imported from here on
+
+        CHORES["receipts"] = "webhooks.inbox.retry"

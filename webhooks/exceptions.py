@@ -15,3 +15,11 @@ class Unavailable(WebhookError):
 
 class Unreadable(WebhookError):
     """A genuine request says nothing we understand."""
+
+
+class TooDeep(Unreadable):
+    """Lists and objects are nested deeper than any event has them."""
+
+
+class TooManyEvents(WebhookError):
+    """A request holds more events than one may."""

@@ -1,54 +1,166 @@
 """The inbox: every SQL that moves a `WebhookReceipt`."""
 
-from dataclasses import replace
+import hashlib
+from collections.abc import Collection
+from typing import Final
+from uuid import UUID
 
 import structlog
-from django.db import transaction
+from anymail.signals import tracking
+from django.db import connection, transaction
 
 from mailer import doubts, ledger
+from mailer.exceptions import DATABASE_LOST
+from mailer.ledger import Recorded, dedupe_key, text_of
+from mailer.signals import tell
 from mailer.status import ACCEPTED_RANK, RANKS
-from webhooks import normal
-from webhooks.models import WebhookReceipt
-from webhooks.providers import WEBHOOKS, Incoming
+from webhooks import consequences, normal
+from webhooks.exceptions import Rejected, WebhookError
+from webhooks.models import Nonce, WebhookReceipt
+from webhooks.providers import WEBHOOKS, Incoming, Proof
 
 log = structlog.get_logger(__name__)
+State = WebhookReceipt.State
+
+# Seconds until a receipt is tried again: the first that wait for what passes, the last for a release that mends it.
+DELAYS: Final = (10, 60, 600, 3600, 6 * 3600, 24 * 3600)
+# Receipts that one round tries again.
+LIMIT: Final = 100
 
 
-@transaction.atomic
-def process(provider: str, incoming: Incoming) -> WebhookReceipt:
+def process(provider: str, incoming: Incoming, proof: Proof = Proof()) -> WebhookReceipt:  # noqa: B008  # immutable
     """Store a genuine request and record what it reports, in one transaction: all of it, or nothing.
 
-    A request of which nothing can be read is stored as `poison`. Messages are locked before deliveries, as in
-    `mailer.outbox`.
+    A request of which nothing can be read is stored as `poison`, one that cannot be recorded for a reason of its
+    own as `retry`. Raises `Rejected` where the request has come with another body before, `TooManyEvents`, and
+    `OperationalError` or `InterfaceError` where the database is away: then nothing is stored.
     """
-    kept = {name: incoming.headers[name][:255] for name in WEBHOOKS[provider].headers if name in incoming.headers}
+    kept = {
+        name: text_of(incoming.headers[name], 255) for name in WEBHOOKS[provider].headers if name in incoming.headers
+    }
     context = structlog.contextvars.get_contextvars()
     receipt = WebhookReceipt(
         provider=provider,
         headers=kept,
         body=incoming.body,
-        state=WebhookReceipt.State.PROCESSED,
         request_id=str(context.get("request_id", ""))[:64],
     )
-    contents = normal.read(provider, replace(incoming, headers=kept), receipt.pk)
+    try:
+        with transaction.atomic():
+            _bind(provider, proof, incoming.body)
+            _record(receipt)
+            receipt.save(force_insert=True)
+    except WebhookError:
+        raise
+    except Exception as error:  # whatever it is, the provider cannot mend it: it is kept, and seen
+        if _is_away(error):
+            raise
+        _keep(receipt, proof, error)
+    return receipt
+
+
+def retry(limit: int = LIMIT) -> int:
+    """Try receipts again whose time has come; return how many were processed.
+
+    Safe in any number of processes: each takes its own, and puts it off before it tries, so that one which kills its
+    process comes up again only when its next time has come, and in the end is poison.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_EXHAUSTED, [len(DELAYS)])
+        cursor.execute(_TAKE, {"delays": list(DELAYS), "limit": limit})
+        taken = [row[0] for row in cursor.fetchall()]
+    return sum(_retry(identifier) for identifier in taken)
+
+
+def _retry(identifier: UUID) -> bool:
+    try:
+        with transaction.atomic():
+            receipt = WebhookReceipt.objects.select_for_update().filter(pk=identifier, state=State.RETRY).first()
+            if receipt is None:
+                return False  # another one was faster
+            _record(receipt)
+            receipt.run_at = None
+            receipt.save()
+    except Exception as error:  # as in `process`
+        if _is_away(error):
+            raise
+        name = type(error).__name__
+        with connection.cursor() as cursor:
+            cursor.execute(_FAILED, {"id": identifier, "error": name, "most": len(DELAYS)})
+        log.warning("receipt_failed", receipt_id=str(identifier), error_class=name)
+        return False
+    return True
+
+
+def _is_away(error: Exception) -> bool:
+    """Tell whether the database is to blame for an error, and not what was to be written (class 54: it is too much)."""
+    sqlstate = str(getattr(error.__cause__, "sqlstate", None) or "")
+    return isinstance(error, DATABASE_LOST) and not sqlstate.startswith("54")
+
+
+def _record(receipt: WebhookReceipt) -> None:
+    """Record what a receipt reports, and say so in it. Messages are locked before deliveries, as in `mailer.outbox`."""
+    incoming = Incoming(receipt.headers, bytes(receipt.body))
+    contents = normal.read(receipt.provider, incoming, receipt.pk)
     facts = contents.facts
-    receipt.unreadable = len(contents.unreadable)
-    if contents.unreadable:
-        receipt.error = ", ".join(sorted(set(contents.unreadable)))[:200]
-        log.warning("receipt_unreadable", receipt_id=str(receipt.pk), provider=provider, error_class=receipt.error)
-    if contents.unreadable and not facts:
-        receipt.state = WebhookReceipt.State.POISON
     doubts.confirm(
         fact.message_id for fact in facts if fact.message_id and fact.status and RANKS[fact.status] >= ACCEPTED_RANK
     )
     recorded = ledger.record(facts)
+    consequences.draw(receipt.provider, facts, recorded)
     receipt.events, receipt.new_events = len(facts), len(recorded)
+    receipt.unreadable = len(contents.unreadable)
+    receipt.error = ", ".join(sorted(set(contents.unreadable)))[:200]
+    receipt.state = State.POISON if contents.unreadable and not facts else State.PROCESSED
+    transaction.on_commit(lambda: _tell(receipt, contents, recorded), robust=True)
+
+
+def _bind(provider: str, proof: Proof, body: bytes) -> None:
+    """Bind a request's name to its body. Raises `Rejected` where it is bound to another one.
+
+    Of two at once the second waits for the first, and sees what that one has bound.
+    """
+    if not proof.nonce:
+        return
+    digest = hashlib.sha256(body).hexdigest()
+    with connection.cursor() as cursor:
+        cursor.execute(_BIND, [dedupe_key(provider, proof.nonce), digest])
+        [bound] = cursor.fetchone()
+    if bound != digest:
+        raise Rejected("the request came with another body before")
+
+
+@transaction.atomic
+def _keep(receipt: WebhookReceipt, proof: Proof, error: Exception) -> None:
+    """Store a request that could not be recorded, to be tried again. Raises `Rejected` as `process` does."""
+    _bind(receipt.provider, proof, bytes(receipt.body))
+    receipt.state, receipt.error = State.RETRY, type(error).__name__[:200]
+    receipt.events = receipt.new_events = receipt.unreadable = 0
     receipt.save(force_insert=True)
-    transaction.on_commit(lambda: _log(receipt, recorded))
-    return receipt
+    with connection.cursor() as cursor:
+        cursor.execute(_PUT_OFF, [DELAYS[0], receipt.pk])
+    log.error("receipt_failed", receipt_id=str(receipt.pk), provider=receipt.provider, error_class=receipt.error)
 
 
-def _log(receipt: WebhookReceipt, recorded: list[ledger.Recorded]) -> None:
+def _tell(receipt: WebhookReceipt, contents: normal.Contents, recorded: Collection[Recorded]) -> None:
+    """Tell the log, and who listens to Anymail's signal, what was new."""
+    if receipt.error:
+        log.warning(
+            "receipt_unreadable",
+            receipt_id=str(receipt.pk),
+            provider=receipt.provider,
+            error_class=receipt.error,
+        )
+    _log(receipt, recorded)
+    new = {event.dedupe_key for event in recorded}
+    for fact, event in zip(contents.facts, contents.heard, strict=True):
+        if fact.dedupe_key in new:
+            new.discard(fact.dedupe_key)
+            # As Anymail's own view sends it.
+            tell(tracking, type(contents.view), event=event, esp_name=contents.view.esp_name)
+
+
+def _log(receipt: WebhookReceipt, recorded: Collection[Recorded]) -> None:
     for event in recorded:
         log.info(
             "event_parked" if event.effect == ledger.Effect.PARKED else "event_recorded",
@@ -61,3 +173,39 @@ def _log(receipt: WebhookReceipt, recorded: list[ledger.Recorded]) -> None:
             correlation_id=event.correlation_id,
             status=event.new_status,
         )
+
+
+_RECEIPT: Final = WebhookReceipt._meta.db_table
+_NONCE: Final = Nonce._meta.db_table
+
+# An update that changes nothing waits for who is binding the same name, and returns what he has bound.
+_BIND: Final = f"""
+INSERT INTO {_NONCE} AS n (key, digest) VALUES (%s, %s)
+ON CONFLICT (key) DO UPDATE SET digest = n.digest
+RETURNING digest"""
+
+_PUT_OFF: Final = f"UPDATE {_RECEIPT} SET run_at = now() + make_interval(secs => %s) WHERE id = %s"
+
+# Put off by half as long again at most, so that those which failed together do not come up together.
+_TAKE: Final = f"""
+WITH due AS MATERIALIZED (
+    SELECT id FROM {_RECEIPT} WHERE state = 'retry' AND run_at <= now()
+    ORDER BY run_at LIMIT %(limit)s
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE {_RECEIPT} r
+SET attempts = r.attempts + 1,
+    run_at = now() + make_interval(secs => (%(delays)s::int[])[least(r.attempts + 2, cardinality(%(delays)s::int[]))]
+                                           * (1 + random() / 2))
+FROM due WHERE r.id = due.id
+RETURNING r.id"""
+
+_FAILED: Final = f"""
+UPDATE {_RECEIPT}
+SET error = %(error)s, state = CASE WHEN attempts >= %(most)s THEN 'poison' ELSE state END,
+    run_at = CASE WHEN attempts < %(most)s THEN run_at END
+WHERE id = %(id)s AND state = 'retry'"""
+
+# Whose last try ended its process, too.
+_EXHAUSTED: Final = f"""
+UPDATE {_RECEIPT} SET state = 'poison', run_at = NULL WHERE state = 'retry' AND run_at <= now() AND attempts >= %s"""

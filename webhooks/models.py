@@ -1,11 +1,18 @@
 """The inbox."""
 
-from typing import ClassVar
+from datetime import timedelta
+from typing import ClassVar, Final
 
 from django.db import models
+from django.db.models import Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 from uuid_utils.compat import uuid7
+
+from mailer.models import DeliveryEvent
+
+# For how long the sweep seeks an event's delivery, as `mailer.ledger.match_parked` has it.
+PARKED_FOR: Final = timedelta(hours=24)
 
 
 class WebhookReceipt(models.Model):
@@ -15,6 +22,7 @@ class WebhookReceipt(models.Model):
         """Where a receipt stands."""
 
         PROCESSED = "processed", _("processed")
+        RETRY = "retry", _("waits to be tried again")
         POISON = "poison", _("could not be read")
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -28,6 +36,8 @@ class WebhookReceipt(models.Model):
     unreadable = models.PositiveIntegerField(db_default=0, help_text=_("How many of its events could not be read."))
     new_events = models.PositiveIntegerField(default=0, help_text=_("How many of them were news."))
     error = models.CharField(max_length=200, blank=True)
+    attempts = models.PositiveSmallIntegerField(db_default=0, help_text=_("How often it was tried again."))
+    run_at = models.DateTimeField(null=True, help_text=_("When it is tried again."))
 
     class Meta:
         verbose_name = _("webhook receipt")
@@ -35,7 +45,44 @@ class WebhookReceipt(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["state", "-id"], name="receipt_by_state"),
             models.Index(fields=["received_at"], name="receipt_by_time"),
+            models.Index(fields=["run_at"], condition=Q(state="retry"), name="receipt_due"),
         ]
 
     def __str__(self) -> str:
         return f"receipt {self.pk}"
+
+
+class Nonce(models.Model):
+    """A request that its provider named without signing its body, and the body it came with first."""
+
+    key = models.CharField(max_length=64, primary_key=True, help_text=_("SHA-256, in hex, of provider and name."))
+    digest = models.CharField(max_length=64, help_text=_("SHA-256 of the body, in hex."))
+    received_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        verbose_name = _("nonce")
+        verbose_name_plural = _("nonces")
+        indexes: ClassVar = [models.Index(fields=["received_at"], name="nonce_by_time")]
+
+    def __str__(self) -> str:
+        return f"nonce {self.key}"
+
+
+class DeadLetters(models.Manager["DeadLetter"]):
+    """Events whose delivery nobody knew for so long that the sweep seeks it no more."""
+
+    def get_queryset(self) -> "models.QuerySet[DeadLetter]":
+        """Leave out what is parked still."""
+        parked = super().get_queryset().filter(delivery=None)
+        return parked.filter(recorded_at__lte=Now() - PARKED_FOR)
+
+
+class DeadLetter(DeliveryEvent):
+    """An event about a mail that was not ours, or of which we know nothing any more."""
+
+    objects: ClassVar[DeadLetters] = DeadLetters()
+
+    class Meta:
+        proxy = True
+        verbose_name = _("dead letter")
+        verbose_name_plural = _("dead letters")

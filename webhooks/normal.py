@@ -4,7 +4,6 @@ Anymail reads each event; what it leaves open (soft or hard, types it does not k
 `webhooks.providers`.
 """
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -12,11 +11,12 @@ from uuid import UUID
 
 from anymail.exceptions import AnymailConfigurationError, AnymailError
 from anymail.signals import AnymailTrackingEvent
+from django.conf import settings
 from django.utils.module_loading import import_string
 
 from mailer.ledger import MAX_IDENTIFIER, Fact, Source, dedupe_key, text_of
 from users.addresses import MAX_LENGTH, loosely_canonical
-from webhooks.exceptions import Unreadable
+from webhooks.exceptions import TooDeep, TooManyEvents, Unreadable
 from webhooks.providers import WEBHOOKS, Incoming, Meaning
 
 # What Anymail's parsers raise for a body of another shape than they expect, or for an inbound mail.
@@ -26,6 +26,7 @@ UNREADABLE: Final = (
     ArithmeticError,
     AttributeError,
     LookupError,
+    OSError,  # of a time that no clock has
     RecursionError,
     TypeError,
     Unreadable,
@@ -35,35 +36,58 @@ UNREADABLE: Final = (
 # Anymail's own check is not used; ours has been passed. Without these its views warn, or refuse to be made.
 _CHECKED: Final = dict.fromkeys(("webhook_secret", "webhook_key", "signing_secret", "api_key"), "checked:already")
 
+# Lists and objects within each other in one event.
+MAX_NESTING: Final = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a request says: the facts that could be read, and why others could not, an error's name each."""
+    """What a request says: the facts that could be read, and why others could not, an error's name each.
+
+    `heard` has Anymail's event for each fact; `view` is the view that read them.
+    """
 
     facts: list[Fact] = field(default_factory=list)
+    heard: list[AnymailTrackingEvent] = field(default_factory=list)
+    view: Any = None
     unreadable: list[str] = field(default_factory=list)
 
 
 def read(provider: str, incoming: Incoming, receipt_id: UUID) -> Contents:
-    """Return what a request says whose signature was checked; what cannot be read harms no other event in it."""
-    contents = Contents()
+    """Return what a request says whose signature was checked; what cannot be read harms no other event in it.
+
+    Raises `TooManyEvents`.
+    """
     webhook = WEBHOOKS[provider]
     try:
         parts = webhook.parts(incoming)
     except UNREADABLE as error:
         return Contents(unreadable=[type(error).__name__])
+    if len(parts) > settings.WEBHOOK_MAX_EVENTS:
+        raise TooManyEvents
     view = import_string(webhook.view)(**_CHECKED)
+    contents = Contents(view=view)
     for part in parts:
         try:
-            contents.facts.extend(list(_facts(provider, webhook.read(view, part, incoming), receipt_id)))
+            _bound(part, MAX_NESTING)
+            heard = list(webhook.read(view, part, incoming))
+            facts = [_fact(provider, event, webhook.judge(event), receipt_id) for event in heard]
         except UNREADABLE as error:
             contents.unreadable.append(type(error).__name__)
+        else:
+            contents.facts.extend(facts)
+            contents.heard.extend(heard)
     return contents
 
 
-def _facts(provider: str, events: Iterable[AnymailTrackingEvent], receipt_id: UUID) -> Iterator[Fact]:
-    for event in events:
-        yield _fact(provider, event, WEBHOOKS[provider].judge(event), receipt_id)
+def _bound(value: Any, depth: int) -> None:
+    """Check how deep the lists and objects in a value are nested. Raises `TooDeep`."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for each in inner:
+        if isinstance(each, dict | list):
+            if depth <= 1:
+                raise TooDeep
+            _bound(each, depth - 1)
 
 
 def _fact(provider: str, event: AnymailTrackingEvent, meaning: Meaning, receipt_id: UUID) -> Fact:

@@ -1,6 +1,7 @@
 """One door for every provider: guard, verify, store, record, 200."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 from django.conf import settings
@@ -8,12 +9,13 @@ from django.core.exceptions import RequestDataTooBig
 from django.db import Error as DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.request import UnreadablePostError
+from django.http.response import HttpResponseBase
 from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
 from webhooks import inbox
-from webhooks.exceptions import Rejected, Unavailable
+from webhooks.exceptions import Rejected, TooManyEvents, Unavailable
 from webhooks.providers import WEBHOOKS, Incoming
 
 log = structlog.get_logger(__name__)
@@ -24,17 +26,25 @@ class WebhookView(View):
     """Take a provider's report.
 
     200 only once it is stored, also where it cannot be read or is about a message we do not know; 401 for a bad
-    signature (406 would make Mailgun stop for good); 413 and 415 for what is never read; 503 when the
-    fault is ours, so that it comes again; 404 for a provider that is not configured.
+    signature, or a name that came with another body before (406 would make Mailgun stop for good); 413 and 415 for what
+    is never read; 503 when the fault is ours, so that it comes again; 404 for a provider that is not configured.
     """
 
-    http_method_names = ("post", "options")
+    def dispatch(self, request: HttpRequest, *args: Any, esp: str, **kwargs: Any) -> HttpResponseBase:
+        """Know the providers that are configured only, and the methods that each of them uses."""
+        if esp not in WEBHOOKS or not settings.WEBHOOK_SECRETS.get(esp):
+            raise Http404
+        self.http_method_names = ["post", "options", *(method.lower() for method in WEBHOOKS[esp].answers)]
+        return super().dispatch(request, *args, esp=esp, **kwargs)
+
+    def get(self, _request: HttpRequest, esp: str) -> HttpResponse:
+        """Tell a provider that it has the right address; it asks before it sends."""
+        log.info("webhook_address_asked", provider=esp)
+        return HttpResponse(status=200)
 
     def post(self, request: HttpRequest, esp: str) -> HttpResponse:
         """Verify over the raw body, then store and record in one transaction."""
-        secrets = settings.WEBHOOK_SECRETS.get(esp)
-        if not secrets or esp not in WEBHOOKS:
-            raise Http404
+        secrets = settings.WEBHOOK_SECRETS[esp]
         if request.headers.get("Content-Encoding", "identity").casefold() != "identity":
             return _refused(esp, 415, "encoded_body")
         try:
@@ -49,10 +59,12 @@ class WebhookView(View):
 
 def _taken(esp: str, incoming: Incoming, secrets: Sequence[str]) -> HttpResponse:
     try:
-        WEBHOOKS[esp].verify(incoming, secrets)
-        inbox.process(esp, incoming)
+        proof = WEBHOOKS[esp].verify(incoming, secrets)
+        inbox.process(esp, incoming, proof)
     except Rejected as error:
         return _refused(esp, 401, str(error))
+    except TooManyEvents:
+        return _refused(esp, 413, "too_many_events")
     except Unavailable as error:
         log.error("receipt_not_verified", provider=esp, reason=str(error))  # noqa: TRY400  # it says all there is
         return HttpResponse(status=503, headers={"Retry-After": "30"})

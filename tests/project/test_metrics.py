@@ -1,12 +1,17 @@
 """What Prometheus reads."""
 
+from datetime import timedelta
+
 import pytest
 from django.core.management import call_command
 from django.db import connections
+from django.db.models.functions import Now
 from prometheus_client.parser import text_string_to_metric_families
 
-from mailer.models import RepeatCount
+from mailer import ledger
+from mailer.models import DeliveryEvent, RepeatCount
 from tests.conftest import free_port
+from tests.mailer.conftest import fact
 
 
 def figures(response):
@@ -29,11 +34,20 @@ def test_metrics_count_repeats_by_kind_and_provider(client, db, settings):
         ("mail_risky_repeats_total", "account_exists", "mailgun"): 0,
         ("mail_risky_repeats_total", "verification", "mailgun"): 1,
         ("mail_risky_repeats_total", "verification", "sendgrid"): 3,
+        ("webhook_dead_letters",): 0,
     }
 
 
-def test_metrics_cost_one_query(client, db, django_assert_num_queries):
-    with django_assert_num_queries(1):
+def test_metrics_count_dead_letters(client, db):
+    for number in range(3):
+        ledger.record([fact("delivered", esp_message_id=str(number), provider="resend")])
+    DeliveryEvent.objects.filter(esp_message_id__in=["0", "1"]).update(recorded_at=Now() - timedelta(days=2))
+
+    assert figures(client.get("/metrics"))["webhook_dead_letters",] == 2
+
+
+def test_metrics_cost_two_queries(client, db, django_assert_num_queries):
+    with django_assert_num_queries(2):
         client.get("/metrics")
 
 

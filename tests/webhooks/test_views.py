@@ -2,7 +2,9 @@
 
 import gzip
 import io
+import re
 import threading
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -23,12 +25,15 @@ from tests.webhooks.conftest import (
     state_of,
 )
 from webhooks.models import WebhookReceipt
+from webhooks.providers import WEBHOOKS
 from webhooks.views import WebhookView
 
 BODY = encoded(payloads.resend("email.delivered"))
 POSTMARK_BODY = encoded(payloads.postmark("Delivery"))
 # As long as a header may be at most servers.
 GARBAGE = ["\xe9\xff\x80", "v1,\xe9 v1,\xff", "\x01\x02", " ", ",,,, , ,", "v1," * 2000, "=" * 8000]
+
+NAMES = re.compile(rb"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def logged(caplog, event):
@@ -66,6 +71,32 @@ class TestGuard:
 
         assert (unknown.status_code, unconfigured.status_code) == (404, 404)
         assert unknown["Content-Type"] == unconfigured["Content-Type"]
+        assert not WebhookReceipt.objects.exists()
+
+    @pytest.mark.parametrize("method", ["get", "head", "post", "put", "options"])
+    def test_unknown_and_unconfigured_provider_are_the_404_of_any_other_address(self, client, settings, method):
+        settings.WEBHOOK_SECRETS = {"postmark": ["hook:password"]}
+
+        answers = [getattr(client, method)(path) for path in ("/nowhere/", "/webhooks/nobody/", RESEND_URL)]
+
+        # An answer names its request.
+        [nowhere, unknown, unconfigured] = [
+            (answer.status_code, dict(answer.headers), NAMES.sub(b"", answer.content)) for answer in answers
+        ]
+        assert nowhere[0] == 404
+        assert nowhere == unknown == unconfigured
+
+    @pytest.mark.parametrize(
+        ("answers", "statuses"),
+        [((), (405, 405)), (("HEAD",), (405, 200)), (("GET",), (200, 405)), (("GET", "HEAD"), (200, 200))],
+    )
+    def test_address_is_confirmed_to_providers_that_ask(self, client, monkeypatch, answers, statuses):
+        monkeypatch.setitem(WEBHOOKS, "resend", replace(WEBHOOKS["resend"], answers=answers))
+
+        responses = client.get(RESEND_URL), client.head(RESEND_URL)
+
+        assert tuple(response.status_code for response in responses) == statuses
+        assert {response.content for response in responses} == {b""}
         assert not WebhookReceipt.objects.exists()
 
     @pytest.mark.parametrize("secrets", [[], None])
