@@ -49,7 +49,7 @@ class Contents:
 
     facts: list[Fact] = field(default_factory=list)
     heard: list[AnymailTrackingEvent] = field(default_factory=list)
-    view: Any = None
+    view: Any = field(default=None, compare=False)
     unreadable: list[str] = field(default_factory=list)
 
 

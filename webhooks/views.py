@@ -27,7 +27,8 @@ class WebhookView(View):
 
     200 only once it is stored, also where it cannot be read or is about a message we do not know; 401 for a bad
     signature, or a name that came with another body before (406 would make Mailgun stop for good); 413 and 415 for what
-    is never read; 503 when the fault is ours, so that it comes again; 404 for a provider that is not configured.
+    is never read; 503, or what else has it come again, when the fault is ours; 404 for a provider that is not
+    configured.
     """
 
     def dispatch(self, request: HttpRequest, *args: Any, esp: str, **kwargs: Any) -> HttpResponseBase:
@@ -67,12 +68,16 @@ def _taken(esp: str, incoming: Incoming, secrets: Sequence[str]) -> HttpResponse
         return _refused(esp, 413, "too_many_events")
     except Unavailable as error:
         log.error("receipt_not_verified", provider=esp, reason=str(error))  # noqa: TRY400  # it says all there is
-        return HttpResponse(status=503, headers={"Retry-After": "30"})
+        return _later(esp)
     except DatabaseError as error:
         # The text of a database error may quote what was written.
         log.error("receipt_not_stored", provider=esp, error_class=type(error).__name__)  # noqa: TRY400
-        return HttpResponse(status=503, headers={"Retry-After": "30"})
+        return _later(esp)
     return HttpResponse(status=200)
+
+
+def _later(esp: str) -> HttpResponse:
+    return HttpResponse(status=WEBHOOKS[esp].again, headers={"Retry-After": "30"})
 
 
 def _body(request: HttpRequest) -> bytes:

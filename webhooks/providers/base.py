@@ -100,7 +100,8 @@ class Webhook:
     `variable` in the environment. `verify` raises `Rejected`, or `Unavailable` where our own side fails. `parts` takes
     a body apart, so that an event that cannot be read harms no other; `read` has Anymail's view read each, and `judge`
     says what it means. `headers` are those that events are read from; they are kept with the receipt. For `repeats` a
-    provider sends again what was not taken. `answers` are methods that it asks the address by, before it sends.
+    provider sends again what was not taken, if it is answered with the status `again`. `answers` are methods that it
+    asks the address by, before it sends.
     """
 
     name: str
@@ -114,4 +115,5 @@ class Webhook:
     read: Callable[[Any, Any, Incoming], Iterable[AnymailTrackingEvent]] = converted
     headers: tuple[str, ...] = ()
     repeats: timedelta = timedelta(days=1)
+    again: int = 503
     answers: tuple[str, ...] = ()

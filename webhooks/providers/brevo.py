@@ -79,5 +79,6 @@ WEBHOOK = Webhook(
     judge=_judge,
     parts=listed,
     read=_read,
+    again=429,
     repeats=timedelta(hours=12),
 )

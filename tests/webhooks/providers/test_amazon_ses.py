@@ -377,7 +377,8 @@ def test_inbound_mail_is_unreadable():
 def test_mangled_event_is_read_or_unreadable(ses_event):
     contents = read(notification(ses_event))
 
-    assert len(contents.facts) + len(contents.unreadable) <= 10
+    # As many as there are recipients, which may have become a long text.
+    assert len(contents.facts) + len(contents.unreadable) <= 1000
 
 
 @limits(max_examples=100, deadline=None)

@@ -5,9 +5,11 @@ import json
 from datetime import UTC, datetime
 
 import pytest
+from django.db import OperationalError
 
 from tests.webhooks.conftest import basic, delivery_of
 from tests.webhooks.providers.reading import MESSAGE, contents_of, fact_of, facts_of, without
+from webhooks import inbox
 from webhooks.models import WebhookReceipt
 
 SECRETS = ("hook:first-password", "hook:second-password")
@@ -156,3 +158,13 @@ def test_wrong_credentials_are_refused(post, authorization):
 
     assert response.status_code == 401
     assert not WebhookReceipt.objects.exists()
+
+
+@pytest.mark.django_db
+def test_what_could_not_be_stored_is_answered_so_that_it_comes_again(post, monkeypatch):
+    def lose(*_):
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(inbox, "process", lose)
+
+    assert post(EVENT).status_code == 429
