@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError
@@ -36,16 +37,27 @@ class Content:
     from_email: str
 
 
-def _none(_: Message) -> Mapping[str, Any]:
+def _nothing(_: Sequence[Message]) -> Mapping[UUID, Any]:
     return {}
 
 
-def _link(message: Message) -> Mapping[str, Any]:
+def _none(_message: Message, _found: Any) -> Mapping[str, Any]:
+    return {}
+
+
+def _challenges(messages: Sequence[Message]) -> Mapping[UUID, EmailChallenge]:
+    ids: dict[UUID, UUID] = {}
+    for message in messages:
+        with suppress(KeyError, TypeError, ValueError):  # it does not render, and the others do
+            ids[message.pk] = UUID(message.context["challenge_id"])
+    known = EmailChallenge.objects.in_bulk(set(ids.values()))
+    return {message: known[challenge] for message, challenge in ids.items() if challenge in known}
+
+
+def _link(_: Message, challenge: EmailChallenge | None) -> Mapping[str, Any]:
     """Derive the link from the challenge: the same one however often it is rendered."""
-    try:
-        challenge = EmailChallenge.objects.get(pk=message.context["challenge_id"])
-    except EmailChallenge.DoesNotExist:
-        raise RenderError("its challenge is gone") from None
+    if challenge is None:
+        raise RenderError("its challenge is gone")
     query = urlencode({"token": challenges.link_token(challenge)})
     lifetime = challenge.expires_at - challenge.created_at
     return {
@@ -63,7 +75,8 @@ class Kind:
     `secret`: its content must not outlive the message, since it holds a link's token. `at_least_once`: where nothing
     tells whether it was accepted it is sent again, rather than perhaps never. `despite`: reasons for which an address
     is suppressed that do not hold it back.
-    Without `rendered` there is no template: the content is given when the message is enqueued.
+    Without `rendered` there is no template: the content is given when the message is enqueued. `gather` fetches what
+    the `variables` of many messages are made of, by message, in one query; each message is given its own.
     """
 
     priority: int
@@ -72,14 +85,17 @@ class Kind:
     despite: frozenset[str] = frozenset()
     rendered: bool = True
     lifetime: timedelta | None = None
-    variables: Callable[[Message], Mapping[str, Any]] = field(default=_none)
+    gather: Callable[[Sequence[Message]], Mapping[UUID, Any]] = field(default=_nothing)
+    variables: Callable[[Message, Any], Mapping[str, Any]] = field(default=_none)
 
 
 # Mails about an account's safety go to those, too, who want no others; not to an address that does not exist.
 ACCOUNT: Final = frozenset({Suppression.Reason.COMPLAINT.value, Suppression.Reason.UNSUBSCRIBE.value})
 
 KINDS: Final[dict[str, Kind]] = {
-    "verification": Kind(PRIORITY["now"], secret=True, at_least_once=True, despite=ACCOUNT, variables=_link),
+    "verification": Kind(
+        PRIORITY["now"], secret=True, at_least_once=True, despite=ACCOUNT, gather=_challenges, variables=_link
+    ),
     "welcome": Kind(PRIORITY["medium"], lifetime=timedelta(days=3)),
     "account_exists": Kind(PRIORITY["high"], at_least_once=True, despite=ACCOUNT, lifetime=timedelta(hours=8)),
     "custom": Kind(PRIORITY["medium"], rendered=False),
@@ -95,15 +111,27 @@ def rules_of(kind: str) -> Kind:
 _UNKNOWN: Final = Kind(PRIORITY["medium"])
 
 
-def render(message: Message) -> dict[str, Any]:
-    """Return the `Content` of a message in its recipient's language, as a dictionary. Raises `RenderError`."""
+def gather(messages: Sequence[Message]) -> dict[UUID, Any]:
+    """Return what `render` needs of the database for each of these messages, by its id: a query a kind."""
+    found: dict[UUID, Any] = {}
+    for kind in {message.kind for message in messages}:
+        found |= rules_of(kind).gather([message for message in messages if message.kind == kind])
+    return found
+
+
+def render(message: Message, found: Mapping[UUID, Any] | None = None) -> dict[str, Any]:
+    """Return the `Content` of a message in its recipient's language, as a dictionary. Raises `RenderError`.
+
+    `found` is what `gather` has found for it and others; without that it is fetched here.
+    """
     if message.kind in KINDS and not KINDS[message.kind].rendered:
         raise RenderError(f"{message.kind}: its content is gone")
     try:
         kind = KINDS[message.kind]
         language, (subject, text, html) = _templates(message)
+        own = (gather([message]) if found is None else found).get(message.pk)
         with translation.override(language):
-            variables = {"site_name": settings.SITE_NAME, **kind.variables(message)}
+            variables = {"site_name": settings.SITE_NAME, **kind.variables(message, own)}
             variables["subject"] = " ".join(subject.render(variables).split())
             content = Content(
                 subject=variables["subject"],

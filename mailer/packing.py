@@ -93,6 +93,7 @@ def admit(claims: Sequence[Claimed], budget: Budget) -> Admitted:
     """Leave out who is suppressed, choose the provider and render what is not rendered yet."""
     admitted = Admitted()
     reasons = suppressions.standing({each.canonical for claim in claims for each in claim.recipients})
+    found = kinds.gather([claim.message for claim in claims if not claim.message.content])
     for whole in claims:
         suppressed = {
             each: why
@@ -107,7 +108,7 @@ def admit(claims: Sequence[Claimed], budget: Budget) -> Admitted:
         try:
             provider = _route(claim, budget)
             claim.message.provider = provider.name
-            claim.message.content = claim.message.content or kinds.render(claim.message)
+            claim.message.content = claim.message.content or kinds.render(claim.message, found)
         except _Refused as refused:
             admitted.refused.append((claim, replace(refused.outcome, facts=(*facts, *refused.outcome.facts))))
         except RenderError as error:
