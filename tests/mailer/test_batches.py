@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from anymail.message import AnymailMessage
+from anymail.utils import parse_address_list
 from django.core.mail import get_connection
 from django.db.models.functions import Now
 
@@ -320,3 +321,10 @@ def test_what_killed_a_worker_before_it_was_sent_goes_alone(db, through):
     sender.drain()
 
     assert sizes(simulator) == [1] * 12
+
+
+def test_an_address_is_parsed_once():
+    [first], [second] = parse_address_list(["Ada <ada@example.com>"]), parse_address_list(["Ada <ada@example.com>"])
+
+    assert first is second
+    assert (first.display_name, first.addr_spec) == ("Ada", "ada@example.com")
