@@ -318,10 +318,13 @@ def buffers_of_a_claim(limit: int) -> int:
             plans.append(cursor.fetchone()[0][0]["Plan"])
         return execute(sql, params, many, context)
 
-    with transaction.atomic():
-        with connection.execute_wrapper(explain):
-            outbox.claim("worker", limit)
-        transaction.set_rollback(True)
+    # The first one passes what dead rows of other tests have left in the indexes, and marks it for all that follow.
+    for _ in range(2):
+        plans.clear()
+        with transaction.atomic():
+            with connection.execute_wrapper(explain):
+                outbox.claim("worker", limit)
+            transaction.set_rollback(True)
     (plan,) = plans
     return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
 
