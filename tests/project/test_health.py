@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from django.db import connection, connections
+from django.db import connection
 
 from mailer import outbox
 from project.embedded import Valkey
@@ -26,18 +26,6 @@ def frozen_broker():
     """The address of a server that takes connections and never says a word."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"redis://127.0.0.1:{server.getsockname()[1]}/0"
-
-
-@pytest.fixture
-def no_database(transactional_db):
-    """Point this thread's connection at a port where nothing listens, as after a crash of the server."""
-    wrapper = connections["default"]  # not the proxy to it
-    wrapper.close()
-    before = wrapper.settings_dict
-    wrapper.settings_dict = before | {"HOST": "127.0.0.1", "PORT": str(free_port())}
-    yield
-    wrapper.close()
-    wrapper.settings_dict = before
 
 
 def test_healthz_is_ok_whatever_else_is_down(client, no_database):

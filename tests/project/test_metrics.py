@@ -2,15 +2,12 @@
 
 from datetime import timedelta
 
-import pytest
 from django.core.management import call_command
-from django.db import connections
 from django.db.models.functions import Now
 from prometheus_client.parser import text_string_to_metric_families
 
 from mailer import ledger
 from mailer.models import DeliveryEvent, RepeatCount
-from tests.conftest import free_port
 from tests.mailer.conftest import fact
 
 
@@ -61,18 +58,6 @@ def test_metrics_outlive_the_messages(client, db):
 
 def test_metrics_are_only_read(client, db):
     assert client.post("/metrics").status_code == 405
-
-
-@pytest.fixture
-def no_database(transactional_db):
-    """Point this thread's connection at a port where nothing listens."""
-    wrapper = connections["default"]  # not the proxy to it
-    wrapper.close()
-    before = wrapper.settings_dict
-    wrapper.settings_dict = before | {"HOST": "127.0.0.1", "PORT": str(free_port())}
-    yield
-    wrapper.close()
-    wrapper.settings_dict = before
 
 
 def test_metrics_without_the_database_are_503(client, no_database):

@@ -24,7 +24,7 @@ from webhooks.exceptions import Rejected, Unreadable
 from webhooks.providers.base import Incoming, Meaning, Proof, Webhook
 from webhooks.providers.proofs import fresh, one_of
 from webhooks.providers.replies import category_of, smtp_status_in
-from webhooks.providers.seconds import with_readable_time
+from webhooks.providers.times import with_readable_time
 
 TOLERANCE: Final = 9 * 60 * 60  # seconds; it repeats for 8 hours and 5 minutes
 

@@ -15,7 +15,7 @@ from mailer.status import EVENT_STATUS, Status
 from webhooks.providers.base import Incoming, Meaning, Webhook, listed
 from webhooks.providers.proofs import basic_auth, is_basic_auth
 from webhooks.providers.replies import category_of, smtp_status_in
-from webhooks.providers.seconds import with_readable_time
+from webhooks.providers.times import with_readable_time
 
 EVENTS: Final[dict[str, str]] = {
     "sent": "delivered",  # the receiving server has taken it

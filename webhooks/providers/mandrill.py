@@ -26,7 +26,7 @@ from webhooks.exceptions import Rejected, Unreadable
 from webhooks.providers.base import Incoming, Meaning, Proof, Webhook
 from webhooks.providers.proofs import one_of
 from webhooks.providers.replies import category_of, smtp_status_in
-from webhooks.providers.seconds import with_readable_time
+from webhooks.providers.times import with_readable_time
 
 FIELD: Final = "mandrill_events"
 MAX_FIELDS: Final = 20
