@@ -2,7 +2,7 @@
 
 import json
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -12,10 +12,11 @@ from mailer.models import DeliveryEvent
 from tests.webhooks.conftest import delivery_of, encoded
 from tests.webhooks.providers import mangled
 from tests.webhooks.providers.amazon import KEY, TOPIC, certificate, confirmation, notification, signed
+from tests.webhooks.providers.reading import contents_of, facts_of
 from webhooks import normal
 from webhooks.exceptions import Unavailable
 from webhooks.models import WebhookReceipt
-from webhooks.providers import WEBHOOKS, Incoming, sns
+from webhooks.providers import WEBHOOKS, sns
 
 ADDRESS = "/webhooks/amazon_ses/"
 JOHN, JANE = "john@example.com", "jane@example.com"
@@ -213,13 +214,11 @@ UNTIMED = {
 
 
 def read(message):
-    return normal.read("amazon_ses", Incoming({}, encoded(message)), uuid4())
+    return contents_of("amazon_ses", message)
 
 
 def facts(ses_event, **fields):
-    contents = read(notification(ses_event, **fields))
-    assert contents.unreadable == []
-    return contents.facts
+    return facts_of("amazon_ses", notification(ses_event, **fields))
 
 
 def only(ses_event, **fields):
@@ -384,7 +383,7 @@ def test_mangled_event_is_read_or_unreadable(ses_event):
 @limits(max_examples=100, deadline=None)
 @given(body=mangled.bodies([notification(EVENTS["Bounce"][0]), confirmation()]))
 def test_mangled_body_is_read_or_unreadable(body):
-    contents = normal.read("amazon_ses", Incoming({}, body), uuid4())
+    contents = contents_of("amazon_ses", body)
 
     assert len(contents.facts) + len(contents.unreadable) <= 1
 

@@ -3,7 +3,7 @@
 import base64
 import time
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 from anymail.exceptions import AnymailNotSupportedWarning
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.webhooks.conftest import delivery_of, encoded
 from tests.webhooks.providers import mangled
-from webhooks import normal
+from tests.webhooks.providers.reading import contents_of, fact_of
 from webhooks.exceptions import Rejected
 from webhooks.models import WebhookReceipt
 from webhooks.providers import WEBHOOKS, Incoming, sendgrid
@@ -163,14 +163,11 @@ def accepts(body, headers, secrets=SECRETS):
 
 
 def read(*events):
-    return normal.read("sendgrid", Incoming({}, encoded([*events])), uuid4())
+    return contents_of("sendgrid", [*events])
 
 
 def only(payload):
-    contents = read(payload)
-    assert contents.unreadable == []
-    [fact] = contents.facts
-    return fact
+    return fact_of("sendgrid", [payload])
 
 
 @pytest.fixture
@@ -303,7 +300,7 @@ def test_garbage_in_a_header_is_refused(data, body):
 @limits(max_examples=200, deadline=None)
 @given(body=mangled.bodies([[payload for payload, _ in EVENTS.values()], *([p] for p, _ in EVENTS.values())]))
 def test_mangled_body_is_read_or_unreadable(body):
-    contents = normal.read("sendgrid", Incoming({}, body), uuid4())
+    contents = contents_of("sendgrid", body)
 
     assert len({fact.dedupe_key for fact in contents.facts}) <= len(contents.facts) <= len(EVENTS)
 

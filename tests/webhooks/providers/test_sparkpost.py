@@ -9,9 +9,9 @@ from hypothesis import settings as limits
 
 from tests.webhooks.conftest import basic, delivery_of, encoded
 from tests.webhooks.providers import mangled
+from tests.webhooks.providers.reading import contents_of, fact_of
 from webhooks import normal
 from webhooks.models import WebhookReceipt
-from webhooks.providers import Incoming
 
 URL = "/webhooks/sparkpost/"
 SECRETS = ["hook:first-password", "hook:second-password"]
@@ -124,14 +124,11 @@ def name(row):
 
 
 def read(*events):
-    return normal.read("sparkpost", Incoming({}, encoded([*events])), uuid4())
+    return contents_of("sparkpost", [*events])
 
 
 def only(payload):
-    contents = read(payload)
-    assert contents.unreadable == []
-    [fact] = contents.facts
-    return fact
+    return fact_of("sparkpost", [payload])
 
 
 @pytest.fixture
@@ -208,7 +205,7 @@ def test_ping_says_nothing():
 @limits(max_examples=200, deadline=None)
 @given(body=mangled.bodies([[payload for payload, _ in EVENTS], *([payload] for payload, _ in EVENTS)]))
 def test_mangled_body_is_read_or_unreadable(body):
-    contents = normal.read("sparkpost", Incoming({}, body), uuid4())
+    contents = contents_of("sparkpost", body)
 
     assert len(contents.facts) <= len(EVENTS)
 
