@@ -32,8 +32,8 @@ CHARGED: Final = frozenset({Verdict.NOT_SENT, Verdict.AMBIGUOUS, Verdict.SENDER}
 EVENT_OF_ANSWER: Final = {"rejected": "rejected", "invalid": "rejected", "failed": "failed"}
 
 
-def conclude(claim: Claimed, provider: Provider, answer: Answer) -> Outcome:
-    """Decide what follows from an answer."""
+def conclude(claim: Claimed, provider: Provider, answer: Answer, *, is_kept: bool = False) -> Outcome:
+    """Decide what follows from an answer. A request that `is_kept` goes again as it was: see `mailer.batches`."""
     message = claim.message
     doubted = claim.doubted_for is not None or answer.verdict is Verdict.AMBIGUOUS
     deferred = _deferred(claim, answer)
@@ -46,7 +46,7 @@ def conclude(claim: Claimed, provider: Provider, answer: Answer) -> Outcome:
         case Verdict.PERMANENT:
             # What refuses a repeat says nothing of the attempt before it.
             state = State.UNKNOWN if doubted else State.DEAD
-        case Verdict.AMBIGUOUS if not is_repeatable(claim, provider):
+        case Verdict.AMBIGUOUS if is_kept or not is_repeatable(claim, provider):
             state = State.UNKNOWN
         case _ if is_exhausted(message.attempts + charged, claim.age):
             state = State.UNKNOWN if doubted else State.DEAD
@@ -59,7 +59,7 @@ def conclude(claim: Claimed, provider: Provider, answer: Answer) -> Outcome:
         verdict=answer.verdict,
         charged=charged,
         delay=_delay(answer, message.attempts),
-        inquire_in=settings.MAIL_GRACE_SECONDS if state == State.UNKNOWN else None,
+        inquire_in=settings.MAIL_GRACE_SECONDS if state == State.UNKNOWN and not is_kept else None,
         http_status=answer.http_status,
         error_class=answer.error_class,
         facts=_facts(claim, provider, answer, state),

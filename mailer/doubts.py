@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
 
-from mailer import couriers, kinds, ledger, letters
+from mailer import batches, couriers, kinds, ledger, letters
 from mailer.couriers import UNANSWERED
 from mailer.decisions import is_exhausted
 from mailer.exceptions import DATABASE_LOST
@@ -60,8 +60,10 @@ class Doubt:
 def resolve(limit: int = LIMIT) -> int:
     """Look into doubts whose grace is over; return how many. Safe in any number of processes: each has its own.
 
-    A provider that does not answer is asked once a round: the other doubts about it come up again.
+    Batches that are kept are repeated first: that may settle many at once. A provider that does not answer is asked
+    once a round: the other doubts about it come up again.
     """
+    repeated = batches.resolve()
     with connection.cursor() as cursor:
         cursor.execute(_CLAIM, {"limit": limit, "held": HELD, "crashes": MAX_CRASHES})
         doubts = [Doubt(*row) for row in cursor.fetchall()]
@@ -74,7 +76,7 @@ def resolve(limit: int = LIMIT) -> int:
         except Exception:
             # One that nobody foresaw must not keep the others, and all mail, waiting. Its doubt comes up again.
             log.exception("doubt_failed", message_id=str(doubt.message_id), provider=doubt.provider)
-    return len(doubts)
+    return repeated + len(doubts)
 
 
 def _resolve(doubt: Doubt, silent: set[str]) -> None:

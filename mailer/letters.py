@@ -14,6 +14,7 @@ from anymail.exceptions import AnymailError
 from anymail.message import AnymailMessage, AnymailRecipientStatus, AnymailStatus
 from anymail.signals import post_send
 from anymail.utils import UNSET
+from django.core.exceptions import ImproperlyConfigured
 from django.core.mail import get_connection
 from requests.structures import CaseInsensitiveDict
 
@@ -22,7 +23,7 @@ from mailer.couriers import Request, Response
 from mailer.exceptions import MailerError
 from mailer.outbox import Claimed
 from mailer.providers import Provider
-from mailer.providers.base import Search
+from mailer.providers.base import Batch, Search
 from mailer.verdicts import Answer, Verdict
 
 # What Anymail's parsers raise for an answer: of another shape than they expect, they do not look out for all.
@@ -100,9 +101,30 @@ def request_for(provider: Provider, letters: Sequence[Letter]) -> Request:
     """Return the request that carries these letters: one alone, or a batch."""
     parameters = dict(letters[0].parameters)
     if provider.batch and len(letters) > 1:
-        parameters["url"] = urljoin(backend_at(provider.backend).api_url, provider.batch.path)
-        parameters["data"] = provider.batch.join([letter.parameters["data"] for letter in letters])
+        parameters["url"] = _place_of_batches(provider, provider.batch)
+        parameters["data"] = joined(provider.batch, letters)
     return _prepared(provider, parameters)
+
+
+def request_under(key: str, provider: Provider, body: str) -> Request:
+    """Return the request for a batch for which one key holds: the same each time for the same key and body.
+
+    Raises `ImproperlyConfigured` where the provider has no such batches.
+    """
+    if provider.batch is None or provider.batch.keyed is None:
+        raise ImproperlyConfigured(f"{provider.name} has no batches under one key")
+    headers = provider.batch.keyed(backend_at(provider.backend), key)
+    url = _place_of_batches(provider, provider.batch)
+    return _prepared(provider, {"method": "POST", "url": url, "data": body, "headers": headers})
+
+
+def joined(batch: Batch, letters: Sequence[Letter]) -> str:
+    """Return the body that carries these letters together."""
+    return batch.join([letter.parameters["data"] for letter in letters])
+
+
+def _place_of_batches(provider: Provider, batch: Batch) -> str:
+    return urljoin(str(backend_at(provider.backend).api_url), batch.path)
 
 
 def inquiry_for(search: Search, provider: Provider, message_id: str) -> Request:
@@ -118,20 +140,27 @@ def _prepared(provider: Provider, parameters: dict[str, Any]) -> Request:
     return Request(parameters["method"], parameters["url"], headers, parameters["data"].encode())
 
 
+def answer_in(provider: Provider, letter: Letter, response: Response) -> Answer:
+    """Return what the answer to a request says about the letter that went alone, and tell Anymail's `post_send`."""
+    return _answer(provider, letter, _Read(response, decoded(response)))
+
+
 def answers_in(provider: Provider, letters: Sequence[Letter], response: Response) -> list[Answer]:
-    """Return what the answer to a request says about each of its letters, and tell Anymail's `post_send`."""
+    """Return what the answer to a batch says about each of its letters, and tell Anymail's `post_send`."""
     body = decoded(response)
-    whole = _Read(response, body)
-    if len(letters) == 1:
-        return [_answer(provider, letters[0], whole)]
-    items = provider.batch.split(body) if provider.batch else None
-    if items and len(items) == len(letters):
+    if parts := parts_of(provider, body, len(letters)):
+        whole = _Read(response, body)
         return [
             _answer(provider, letter, whole.part(status, said))
-            for letter, (status, said) in zip(letters, items, strict=True)
+            for letter, (status, said) in zip(letters, parts, strict=True)
         ]
-    answer = Answer(*_of_whole(provider, response, body), _retry_after(response))
-    return [answer] * len(letters)
+    return [of_whole(provider, response, body)] * len(letters)
+
+
+def parts_of(provider: Provider, body: Any, count: int) -> list[tuple[int, Any]] | None:
+    """Return what the answer to a batch of so many says of each; None where it does not."""
+    parts = provider.batch.split(body) if provider.batch else None
+    return parts if parts and len(parts) == count else None
 
 
 def told(provider: Provider, letter: Letter, answer: Answer) -> Answer:
@@ -157,15 +186,15 @@ def decoded(response: Response) -> Any:
         return (response.body or b"").decode(errors="replace")
 
 
-def _of_whole(provider: Provider, response: Response, body: Any) -> tuple[Verdict, int, str]:
+def of_whole(provider: Provider, response: Response, body: Any) -> Answer:
     """Return what is known of all letters of a batch whose answer says nothing of each."""
-    verdict = provider.verdict(response.status, body)
+    verdict, error_class = provider.verdict(response.status, body), f"http_{response.status}"
     if verdict is Verdict.PERMANENT:
         # One of them may be at fault for all: each is tried alone.
-        return Verdict.NOT_SENT, response.status, BATCH_REFUSED
-    if verdict is Verdict.ACCEPTED:
-        return verdict, response.status, "unreadable_answer"
-    return verdict, response.status, f"http_{response.status}"
+        verdict, error_class = Verdict.NOT_SENT, BATCH_REFUSED
+    elif verdict is Verdict.ACCEPTED:
+        error_class = "unreadable_answer"
+    return Answer(verdict, response.status, error_class, _retry_after(response))
 
 
 class _Read(requests.Response):

@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import Case, F, Func, Q, When
 from django.db.models.functions import Now
@@ -94,20 +95,10 @@ class Message(models.Model):
                 name="message_by_flow",
             ),
             models.Index(
-                fields=["priority", "run_at"],
-                condition=Q(state__in=["pending", "retry"]),
-                name="message_due",
+                fields=["priority", "run_at"], condition=Q(state__in=["pending", "retry"]), name="message_due"
             ),
-            models.Index(
-                fields=["inquire_at"],
-                condition=Q(state="unknown"),
-                name="message_doubted",
-            ),
-            models.Index(
-                fields=["finished_at"],
-                condition=Q(finished_at__isnull=False),
-                name="message_finished",
-            ),
+            models.Index(fields=["inquire_at"], condition=Q(state="unknown"), name="message_doubted"),
+            models.Index(fields=["finished_at"], condition=Q(finished_at__isnull=False), name="message_finished"),
             models.Index(
                 fields=["finished_at"],
                 condition=Q(finished_at__isnull=False) & (Q(content__isnull=False) | ~Q(context={})),
@@ -118,11 +109,7 @@ class Message(models.Model):
                 condition=Q(state__in=["dead", "unknown", "expired", "cancelled", "suppressed"]),
                 name="message_stopped",
             ),
-            models.Index(
-                fields=["lease_until"],
-                condition=Q(state__in=["leased", "sending"]),
-                name="message_leased",
-            ),
+            models.Index(fields=["lease_until"], condition=Q(state__in=["leased", "sending"]), name="message_leased"),
             models.Index(
                 fields=["expires_at"],
                 condition=Q(state__in=["pending", "retry"], expires_at__isnull=False),
@@ -167,6 +154,7 @@ class Attempt(models.Model):
     http_status = models.PositiveSmallIntegerField(null=True)
     error_class = models.CharField(max_length=64, blank=True)
     disproved_at = models.DateTimeField(null=True, help_text=_("When a search found nothing that it had sent."))
+    batch_id = models.UUIDField(null=True, help_text=_("The batch it went in, where one key held for all of that."))
 
     class Meta:
         verbose_name = _("attempt")
@@ -177,6 +165,28 @@ class Attempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt {self.token} of {self.message_id}"
+
+
+class Batch(models.Model):
+    """A request with several messages under one idempotency key, kept as it was sent: only so can it be repeated.
+
+    It goes once it is known what became of each. Written by `mailer.batches` alone.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False, help_text=_("The idempotency key."))
+    provider = models.CharField(max_length=32)
+    body = models.TextField()
+    message_ids = ArrayField(models.UUIDField(), help_text=_("In the order of the body."))
+    started_at = models.DateTimeField(db_default=Now())
+    repeats = models.PositiveSmallIntegerField(db_default=0)
+    repeat_at = models.DateTimeField(db_index=True, help_text=_("When it is repeated if it has no answer by then."))
+
+    class Meta:
+        verbose_name = _("batch")
+        verbose_name_plural = _("batches")
+
+    def __str__(self) -> str:
+        return f"batch {self.pk}"
 
 
 class RepeatCount(models.Model):

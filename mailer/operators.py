@@ -18,7 +18,7 @@ from mailer import ledger, outbox
 from mailer.doorbell import ring
 from mailer.kinds import KINDS
 from mailer.ledger import own_fact
-from mailer.models import DeliveryEvent, DeliveryStatus, Message
+from mailer.models import Attempt, Batch, DeliveryEvent, DeliveryStatus, Message
 from mailer.status import ACCEPTED_RANK, NO_RANK
 
 log = structlog.get_logger(__name__)
@@ -82,10 +82,10 @@ def retry(message_ids: Iterable[UUID], states: Collection[str] = STOPPED) -> lis
     """Let messages that have stopped go again, with all their attempts; return which. They go once this is committed.
 
     Left alone is what was sent or is on its way; what has passed a deadline that is not its kind's own, such as a
-    link's; and what no recipient is left of. A provider that may have accepted the message before is asked by the same
-    key, and so tells a repeat from a second mail for as long as it keeps the key; after that the person may get two.
-    Safe when two run at once: the rows are locked by one statement and judged by the next, which sees what the other
-    one did to them.
+    link's; what no recipient is left of; and what is in doubt with a batch that will be repeated. A provider that may
+    have accepted the message before is asked by the same key, and so tells a repeat from a second mail for as long as
+    it keeps the key; after that the person may get two. Safe when two run at once: the rows are locked by one statement
+    and judged by the next, which sees what the other one did to them.
     """
     ids = [*message_ids]
     lifetimes = {name: kind.lifetime.total_seconds() for name, kind in KINDS.items() if kind.lifetime}
@@ -131,6 +131,8 @@ def _withdraw(delivery_ids: list[UUID]) -> None:
 
 _MESSAGE: Final = Message._meta.db_table
 _DELIVERY: Final = DeliveryStatus._meta.db_table
+_ATTEMPT: Final = Attempt._meta.db_table
+_BATCH: Final = Batch._meta.db_table
 _EVENT: Final = DeliveryEvent._meta.db_table
 
 _PIN: Final = f"UPDATE {_MESSAGE} SET context = context || %s::jsonb WHERE id = %s AND state = 'pending'"
@@ -159,6 +161,8 @@ WITH chosen AS MATERIALIZED (
     WHERE m.id = ANY(%(ids)s) AND m.state = ANY(%(states)s)
       AND (m.expires_at IS NULL OR m.expires_at > now() OR %(lifetimes)s::jsonb ? m.kind)
       AND EXISTS (SELECT FROM {_DELIVERY} d WHERE d.message_id = m.id AND d.recipient <> '' AND d.sent_at IS NULL)
+      AND NOT EXISTS (SELECT FROM {_ATTEMPT} a JOIN {_BATCH} b ON b.id = a.batch_id
+                      WHERE a.message_id = m.id AND a.token = m.token AND m.state = 'unknown')
 )
 UPDATE {_MESSAGE} m
 SET state = 'retry', token = m.token + 1, run_at = now(), finished_at = NULL, attempts = 0, crashes = 0,

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -35,6 +36,7 @@ State = Message.State
 
 # PostgreSQL's channel on which the relay hears of new messages.
 CHANNEL: Final = "mailer"
+LAST_PRIORITY: Final = 32767
 TERMINAL: Final = (State.SENT, State.DEAD, State.EXPIRED, State.CANCELLED, State.SUPPRESSED)
 
 # What the recipients' deliveries are told of a state that a message ends up in, or goes back to.
@@ -70,9 +72,6 @@ class Lane(IntEnum):
     def of(cls, priority: int) -> "Lane":
         """Return the lane of a priority."""
         return cls.BULK if priority >= cls.BULK else cls.URGENT
-
-
-LAST_PRIORITY: Final = 32767
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,28 +216,31 @@ def _claimed(message: Any) -> Claimed:
     return Claimed(message, float(message.age or 0), doubted_for, recipients, is_frozen, is_disproved)
 
 
-@transaction.atomic
-def intend(claims: Sequence[Claimed], facts: Sequence[Fact] = ()) -> list[Claimed]:
+@transaction.atomic(savepoint=False)
+def intend(
+    claims: Sequence[Claimed], facts: Sequence[Fact] = (), batch_ids: Mapping[UUID, UUID] = MappingProxyType({})
+) -> list[Claimed]:
     """Commit the intent to send: provider pinned, content frozen, an attempt written. Return those that may go.
 
-    `facts` are told with it: about recipients that are left out. A claim whose token is no longer the message's, since
-    its lease ran out meanwhile, does not go. Nothing may be requested of a provider before this has returned.
+    `facts` are told with it: about recipients that are left out. `batch_ids` name the batch a message goes in, where
+    one key holds for all of it. A claim whose token is no longer the message's, since its lease ran out, does not go.
+    Nothing may be requested of a provider before this is committed.
     """
     rows = [
         {
-            "id": str(c.message.pk),
+            "id": c.message.pk,
             "token": c.message.token,
             "provider": c.message.provider,
             "content": None if c.is_frozen else c.message.content,
+            "batch_id": batch_ids.get(c.message.pk),
         }
         for c in claims
     ]
     with connection.cursor() as cursor:
-        cursor.execute(_INTEND, {"intents": json.dumps(rows), "lease": settings.MAIL_LEASE_SECONDS})
+        cursor.execute(_INTEND, {"intents": json.dumps(rows, default=str), "lease": settings.MAIL_LEASE_SECONDS})
         granted = {row[0] for row in cursor.fetchall()}
-    going = [c for c in claims if c.message.pk in granted]
     ledger.record(facts)
-    return going
+    return [c for c in claims if c.message.pk in granted]
 
 
 @transaction.atomic
@@ -341,7 +343,8 @@ RETURNING {", ".join(f"m.{column}" for column in _NEEDED)},
 
 _INTEND: Final = f"""
 WITH intent AS MATERIALIZED (
-    SELECT * FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(id uuid, token int, provider text, content jsonb)
+    SELECT * FROM jsonb_to_recordset(%(intents)s::jsonb) AS i(
+        id uuid, token int, provider text, content jsonb, batch_id uuid)
 ),
 locked AS MATERIALIZED (
     SELECT intent.* FROM {_MESSAGE} m JOIN intent USING (id)
@@ -353,13 +356,13 @@ moved AS (
     SET state = 'sending', provider = locked.provider, content = coalesce(m.content, locked.content),
         lease_until = now() + make_interval(secs => %(lease)s)
     FROM locked WHERE m.id = locked.id
-    RETURNING m.id, m.token, m.provider
+    RETURNING m.id, m.token, m.provider, locked.batch_id
 )
-INSERT INTO {_ATTEMPT} (message_id, token, provider, outcome, error_class)
-SELECT id, token, provider, '', '' FROM moved
+INSERT INTO {_ATTEMPT} (message_id, token, provider, outcome, error_class, batch_id)
+SELECT id, token, provider, '', '', batch_id FROM moved
 RETURNING message_id"""
 
-# Of two outcomes of one message, as after a worker was frozen past its lease and took it again.
+# Of two outcomes of one message: a worker was frozen past its lease and took it again.
 _WEIGHTIEST: Final = "SELECT DISTINCT ON (id) * FROM outcome ORDER BY id, (state = 'sent') DESC, token DESC"
 
 _SETTLE: Final = f"""
@@ -384,10 +387,8 @@ UPDATE {_MESSAGE} m
 SET state = o.state, error_class = o.error_class, attempts = m.attempts + o.charged::int,
     run_at = CASE o.state WHEN 'retry' THEN now() + make_interval(secs => o.delay) ELSE m.run_at END,
     lease_owner = '', lease_until = NULL, inquire_at = now() + make_interval(secs => o.inquire_in),
-    first_ambiguous_at = CASE o.verdict
-        WHEN 'ambiguous' THEN coalesce(m.first_ambiguous_at, (
-            SELECT a.started_at FROM {_ATTEMPT} a WHERE a.message_id = o.id AND a.token = o.token))
-        ELSE m.first_ambiguous_at END,
+    first_ambiguous_at = coalesce(m.first_ambiguous_at, CASE o.verdict WHEN 'ambiguous' THEN (
+        SELECT a.started_at FROM {_ATTEMPT} a WHERE a.message_id = o.id AND a.token = o.token) END),
     provider = CASE WHEN o.state = 'retry' AND o.verdict <> 'ambiguous' AND m.first_ambiguous_at IS NULL
         THEN '' ELSE m.provider END,
     finished_at = CASE WHEN o.state = ANY(%(terminal)s) THEN now() END,

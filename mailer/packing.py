@@ -9,6 +9,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from uuid_utils.compat import uuid7
 
 from mailer import kinds, letters, suppressions
 from mailer.decisions import conclude, ended, is_repeatable, put_back, told_of
@@ -35,17 +36,27 @@ Concluded = tuple[Claimed, Outcome]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parcel:
-    """One request: the letters it carries, and since when, by this process's steady clock."""
+    """One request: the letters it carries, and since when, by this process's steady clock.
+
+    A batch for which one key holds has that as its id, and its body is as it is kept (`mailer.batches`).
+    """
 
     provider: Provider
     letters: tuple[Letter, ...]
     lane: Lane
+    batch_id: UUID | None = None
+    body: str = ""
     since: float = field(default_factory=time.monotonic)
 
     @property
     def slots(self) -> int:
         """How many of a process's slots it takes."""
         return 1 if len(self.letters) == 1 else BATCH_SLOTS
+
+    @property
+    def claims(self) -> list[Claimed]:
+        """The messages it carries."""
+        return [letter.claim for letter in self.letters]
 
     def age(self) -> float:
         """Return the seconds since it left."""
@@ -196,7 +207,8 @@ def pack(admitted: Admitted, room: Room) -> Packed:
         together = list(group)
         provider = together[0][0]
         for each in _split(provider, [letter for _, letter in together]):
-            parcel = Parcel(provider, each, Lane(lane))
+            is_keyed = len(each) > 1 and provider.batch is not None and provider.batch.keyed is not None
+            parcel = Parcel(provider, each, Lane(lane), batch_id=uuid7() if is_keyed else None)
             if room.take(parcel):
                 packed.parcels.append(parcel)
             else:
@@ -210,7 +222,13 @@ def granted(parcels: Iterable[Parcel], claims: Iterable[Claimed]) -> list[Parcel
     left = [
         replace(each, letters=tuple(one for one in each.letters if one.claim.message.pk in going)) for each in parcels
     ]
-    return [parcel for parcel in left if parcel.letters]
+    return [_sealed(parcel) for parcel in left if parcel.letters]
+
+
+def _sealed(parcel: Parcel) -> Parcel:
+    if parcel.batch_id is None or parcel.provider.batch is None:
+        return parcel
+    return replace(parcel, body=letters.joined(parcel.provider.batch, parcel.letters))
 
 
 def unsent(error: Exception) -> Answer:
@@ -243,14 +261,14 @@ def _batch_size(provider: Provider) -> int:
 
 
 def _fits(provider: Provider, letter: Letter) -> bool:
-    """Tell whether a letter may travel with others: first attempts of what is small and has no key of its own.
+    """Tell whether a letter may travel with others: first attempts of what is small.
 
     What may have been accepted, or was at hand when a worker died, goes alone: so it can harm itself only.
     """
     message = letter.claim.message
     return bool(
         provider.batch
-        and provider.key is None
+        and (provider.key is None or provider.batch.keyed)
         and message.attempts == message.crashes == 0
         and len(letter.parameters["data"]) <= SMALL
         and provider.batch.fits(letter.payload)

@@ -18,13 +18,14 @@ from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, DataError, InterfaceError, connection
+from django.db import DatabaseError, DataError, InterfaceError, connection, transaction
 
-from mailer import couriers, letters, outbox, packing, providers, routing, threaded
-from mailer.couriers import UNANSWERED, Ended
+from mailer import batches, couriers, letters, outbox, packing, providers, routing, threaded
+from mailer.couriers import UNANSWERED, Ended, Request
 from mailer.decisions import conclude, judged, put_back
 from mailer.exceptions import DATABASE_LOST
 from mailer.models import Message
@@ -159,7 +160,7 @@ class _Drain:
     def _send(self, parcel: Parcel) -> None:
         provider, mail = parcel.provider, parcel.letters[0].email
         if provider.over_http:
-            self._courier.send(letters.request_for(provider, parcel.letters), parcel, self._back)
+            self._courier.send(_request(parcel), parcel, self._back)
             self._under_way[parcel] = None
         else:
             send = partial(threaded.send, provider.backend, mail)
@@ -169,6 +170,7 @@ class _Drain:
 
     def _settle_what_came(self) -> None:
         concluded: list[Concluded] = []
+        batch_ids: list[UUID] = []
         verdicts: dict[str, list[Answer]] = {}
         for came in self._gather():
             self._under_way.pop(came.about, None)
@@ -180,12 +182,15 @@ class _Drain:
             ]
             verdicts.setdefault(came.about.provider.name, []).extend(answers)
             concluded += [
-                (letter.claim, conclude(letter.claim, came.about.provider, answer))
-                for letter, answer in zip(came.about.letters, answers, strict=True)
+                (claim, conclude(claim, came.about.provider, answer, is_kept=came.about.batch_id is not None))
+                for claim, answer in zip(came.about.claims, answers, strict=True)
             ]
+            if came.about.batch_id:
+                batch_ids.append(came.about.batch_id)
         try:
             if concluded:
                 _settle(concluded)
+            batches.answered(batch_ids)
             for name, answers in verdicts.items():
                 _report(name, answers, is_troubled=name in self._budget.troubled)
         except (DatabaseError, InterfaceError) as error:
@@ -232,11 +237,26 @@ def _prepare(claims: Sequence[Claimed], budget: Budget, room: Room) -> Packed:
     staying = admitted.refused + failed + back
     if staying:
         _settle(staying)
-    going = [letter.claim for parcel in packed.parcels for letter in parcel.letters]
+    going = [claim for parcel in packed.parcels for claim in parcel.claims]
     if not going:
         return replace(packed, parcels=[])
     facts = [fact for claim in going for fact in admitted.facts.get(claim.message.pk, ())]
-    return replace(packed, parcels=packing.granted(packed.parcels, outbox.intend(going, facts)))
+    batch_ids = {
+        claim.message.pk: parcel.batch_id for parcel in packed.parcels if parcel.batch_id for claim in parcel.claims
+    }
+    with transaction.atomic():
+        parcels = packing.granted(packed.parcels, outbox.intend(going, facts, batch_ids))
+        for parcel in parcels:
+            if parcel.batch_id:
+                ids = [claim.message.pk for claim in parcel.claims]
+                batches.keep(parcel.batch_id, parcel.provider.name, parcel.body, ids)
+    return replace(packed, parcels=parcels)
+
+
+def _request(parcel: Parcel) -> Request:
+    if parcel.batch_id:
+        return letters.request_under(str(parcel.batch_id), parcel.provider, parcel.body)
+    return letters.request_for(parcel.provider, parcel.letters)
 
 
 def _limit(name: str) -> int:
@@ -273,7 +293,9 @@ def _answers(came: Ended[Parcel]) -> list[Answer]:
         return [Answer(of_error(came.error), error_class=type(came.error).__name__)] * len(parcel.letters)
     if isinstance(came.result, Answer):
         return [letters.told(parcel.provider, parcel.letters[0], came.result)]
-    return letters.answers_in(parcel.provider, parcel.letters, came.result)
+    if len(parcel.letters) > 1 or parcel.batch_id:
+        return letters.answers_in(parcel.provider, parcel.letters, came.result)
+    return [letters.answer_in(parcel.provider, parcel.letters[0], came.result)]
 
 
 def _report(name: str, answers: Sequence[Answer], *, is_troubled: bool) -> None:

@@ -16,7 +16,7 @@ from django.utils.module_loading import import_string
 
 from mailer import ledger
 from mailer.ledger import own_fact
-from mailer.models import Attempt, DeliveryStatus, Message
+from mailer.models import Attempt, Batch, DeliveryStatus, Message
 from mailer.outbox import EVENT_OF_STATE, LOG_EVENT
 from mailer.providers import PROVIDERS
 
@@ -90,15 +90,17 @@ def _key_lifetimes() -> dict[str, float]:
 
 _MESSAGE: Final = Message._meta.db_table
 _ATTEMPT: Final = Attempt._meta.db_table
+_BATCH: Final = Batch._meta.db_table
 
 # A lease that ran out before the intent: nothing left, so it goes back. After it: the request may have been
-# accepted, so it goes back only while the provider's idempotency key makes a repeat harmless; else evidence is sought.
+# accepted, so it goes back only while the provider's idempotency key makes a repeat harmless; else evidence is sought,
+# unless it went in a batch that is kept to be repeated as it was (`mailer.batches`).
 _LAPSED: Final = f"""
 WITH lapsed AS MATERIALIZED (
     SELECT m.id, m.state AS was,
            m.crashes + 1 >= CASE m.state WHEN 'sending' THEN %(crashes)s ELSE %(idle)s END AS deadly,
            coalesce(m.first_ambiguous_at, CASE m.state WHEN 'sending' THEN a.started_at END) AS doubted_since,
-           make_interval(secs => (%(lifetimes)s::jsonb ->> m.provider)::float) AS key_lifetime
+           make_interval(secs => (%(lifetimes)s::jsonb ->> m.provider)::float) AS key_lifetime, a.batch_id
     FROM {_MESSAGE} m LEFT JOIN {_ATTEMPT} a ON a.message_id = m.id AND a.token = m.token
     WHERE m.state IN ('leased', 'sending') AND m.lease_until < now()
     ORDER BY m.id LIMIT %(limit)s
@@ -112,14 +114,17 @@ attempted AS (
 judged AS (
     SELECT lapsed.*, CASE
         WHEN doubted_since IS NULL THEN CASE WHEN deadly THEN 'dead' ELSE 'retry' END
-        WHEN NOT deadly AND (was = 'leased' OR doubted_since + key_lifetime > now()) THEN 'retry'
+        WHEN NOT deadly AND (was = 'leased' OR batch_id IS NULL AND doubted_since + key_lifetime > now())
+        THEN 'retry'
         ELSE 'unknown' END AS state
     FROM lapsed
 )
 UPDATE {_MESSAGE} m
 SET state = judged.state, crashes = m.crashes + 1, first_ambiguous_at = doubted_since, run_at = now(),
     lease_owner = '', lease_until = NULL, error_class = 'lease_ran_out',
-    inquire_at = CASE WHEN judged.state = 'unknown' THEN now() + make_interval(secs => %(grace)s) END,
+    inquire_at = CASE
+        WHEN judged.state = 'unknown' AND NOT EXISTS (SELECT FROM {_BATCH} b WHERE b.id = judged.batch_id)
+        THEN now() + make_interval(secs => %(grace)s) END,
     finished_at = CASE judged.state WHEN 'dead' THEN now() END,
     content = CASE WHEN m.secret AND judged.state = 'dead' THEN NULL ELSE m.content END
 FROM judged WHERE m.id = judged.id

@@ -65,7 +65,11 @@ class Batch:
     its body of the bodies for one message each, all JSON as text. `split` parts the decoded answer, whatever its
     status, into the HTTP status and the body that each message would have had alone, in the same order; it returns
     None where the answer says nothing of each: then it is about the request as a whole, and what is refused so may do
-    alone.
+    alone. What has one of the fields `without` in the `data` of Anymail's payload cannot be joined.
+
+    At a provider with idempotency keys, one key holds for the whole of it. `keyed` makes its headers of Anymail's
+    backend, which holds the credentials, and that key; `identifier` leads to the provider's id in the body that is one
+    message's part of the answer.
     """
 
     endpoint: str
@@ -74,10 +78,17 @@ class Batch:
     join: Callable[[Sequence[str]], str]
     split: Callable[[Any], list[tuple[int, Any]] | None]
     largest: int = 10_000_000
+    without: frozenset[str] = frozenset()
+    keyed: Callable[[Any, str], dict[str, str]] | None = None
+    identifier: Path = ()
 
     def fits(self, payload: Any) -> bool:
         """Tell whether a message can be joined, by Anymail's payload; one that makes many mails itself cannot."""
-        return bool(payload.get_api_endpoint() == self.endpoint and not payload.is_batch())
+        return bool(
+            payload.get_api_endpoint() == self.endpoint
+            and not payload.is_batch()
+            and self.without.isdisjoint(payload.data)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from tests.chaos.hooks import replay
 UNFINISHED: Final = ("pending", "leased", "sending", "retry")
 RESTLESS: Final = """
 SELECT (SELECT count(*) FROM mailer_message WHERE state = ANY(%s) OR (state = 'unknown' AND inquire_at IS NOT NULL))
+     + (SELECT count(*) FROM mailer_batch)
      + (SELECT count(*) FROM mailer_deliveryevent WHERE delivery_id IS NULL)"""
 
 # A provider that can be searched knows only after minutes that it has never accepted a message. They pass at once, for
@@ -26,6 +27,9 @@ WITH doubted AS (
 )
 UPDATE mailer_attempt SET started_at = started_at - interval '15 min', finished_at = finished_at - interval '15 min'
 WHERE message_id IN (SELECT id FROM doubted)"""
+# So that nobody waits for minutes to repeat a batch; whoever repeats one now has it for himself meanwhile.
+SECONDS_ARE_LEFT: Final = """
+UPDATE mailer_batch SET repeat_at = now() + interval '3 seconds' WHERE repeat_at > now() + interval '3 seconds'"""
 
 
 def is_at_rest(sql: psycopg.Connection[Any]) -> bool:
@@ -34,8 +38,9 @@ def is_at_rest(sql: psycopg.Connection[Any]) -> bool:
 
 
 def let_minutes_pass(sql: psycopg.Connection[Any]) -> None:
-    """Make what is in doubt a quarter of an hour older."""
+    """Make what is in doubt a quarter of an hour older, and have batches repeated soon."""
     sql.execute(MINUTES_PASS)
+    sql.execute(SECONDS_ARE_LEFT)
 
 
 def come_to_rest(ground: Ground, seconds: float, told: set[int]) -> float:

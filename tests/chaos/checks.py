@@ -150,6 +150,12 @@ CHECKS: Final = (
         figure="unconverged",
     ),
     Check(
+        "batch_is_settled",
+        "no batch is kept when it is known what became of each of its messages, as in the end it is",
+        "SELECT id::text FROM mailer_batch",
+        figure="unconverged",
+    ),
+    Check(
         "finished_has_a_time",
         "a message has an end exactly when it is at it",
         f"""SELECT id::text || ' ' || state FROM mailer_message

@@ -33,18 +33,24 @@ class Left(StrEnum):
 
 @dataclass(frozen=True)
 class Point:
-    """One run of an operation, about one address. What happens inside `traced()` counts, and may be its last."""
+    """One run of an operation, about these addresses. What happens inside `traced()` counts, and may be its last."""
 
-    address: str
+    addresses: list[str]
     traced: Callable[[], AbstractContextManager[None]]
     hook: dict[str, Any] | None = None
+
+    @property
+    def address(self) -> str:
+        """The only one, of an operation that is about a single mail."""
+        [address] = self.addresses
+        return address
 
 
 @dataclass(frozen=True)
 class Operation:
     """Something the service does, once a point; `faults` are the provider's meanwhile.
 
-    `left` says where the point's own message stands before; other points' messages are out of its sight. With a
+    `left` says where the point's own messages stand before; other points' messages are out of its sight. With a
     `stride`, only every n-th of its lines is a point: it differs from another operation in a few of them.
     """
 
@@ -81,7 +87,7 @@ def register(_mode: Mode, point: Point) -> None:
 
 def enqueue(mode: Mode, point: Point) -> None:
     with point.traced():
-        cause(mode, [point.address])
+        cause(mode, point.addresses)
 
 
 def verify(_mode: Mode, point: Point) -> None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,7 +58,7 @@ class Plan:
 def points(plan: Plan, progress: Progress) -> Figures:
     """Kill the service's code at each of its lines, in every mode that can be had."""
     modes = [mode for mode in MODES if mode.provider in PROVIDERS]
-    target = -(-plan.points // len(modes))
+    targets = {mode: ceil(plan.points * mode.share / sum(each.share for each in modes)) for mode in modes}
     with standing(HOME / "points", webhooks=False, providers=modes[0].provider, **POINT_ENVIRON) as ground:
         ground.program("prepare", *SERVICE.prepare).run()
         with connect(ground.database("template1")) as sql:
@@ -67,7 +68,7 @@ def points(plan: Plan, progress: Progress) -> Figures:
             running: list[subprocess.Popen[str]] = []
             try:
                 results = list(
-                    pool.map(lambda mode: _points_of(mode, ground, target, plan.seed, progress, running), modes)
+                    pool.map(lambda mode: _points_of(mode, ground, targets[mode], plan.seed, progress, running), modes)
                 )
             except BaseException:
                 for process in running:
@@ -89,6 +90,8 @@ def _points_of(
     port = ports(fixed=False)["SIMULATOR_PORT"]
     provider = Provider(f"http://127.0.0.1:{port}")
     environ = {"MAIL_PROVIDERS": mode.provider, "DATABASE_URL": ground.database(mode.name)}
+    if mode.name == "key":
+        environ["MAIL_BATCH_SIZE"] = "1"  # of a key of its own for each, where batches have one for all
     environ |= {"SIMULATOR_PORT": str(port), "SIMULATOR_DATA": str(directory)}
     environ |= {
         name: value.replace(ground.provider.url, provider.url)

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any, Final
 
 from django.core.mail import get_connection
@@ -47,19 +48,27 @@ UPDATE mailer_message
 SET run_at = run_at + interval '1 day', lease_until = lease_until + interval '1 day',
     inquire_at = inquire_at + interval '1 day'
 WHERE finished_at IS NULL AND run_at < now() + interval '12 hours'"""
+SET_BATCHES_ASIDE: Final = """
+UPDATE mailer_batch SET repeat_at = repeat_at + interval '1 day' WHERE repeat_at < now() + interval '12 hours'"""
 FORGIVE: Final = "DELETE FROM mailer_providerstate"
 BRING_BACK: Final = """
 UPDATE mailer_message m
 SET run_at = run_at - interval '1 day', lease_until = lease_until - interval '1 day',
     inquire_at = inquire_at - interval '1 day'
-WHERE run_at > now() + interval '12 hours' AND (
-    %(address)s = '' OR id IN (SELECT message_id FROM mailer_deliverystatus WHERE recipient_canonical = %(address)s))"""
+WHERE run_at > now() + interval '12 hours' AND (%(all)s OR id IN (
+    SELECT message_id FROM mailer_deliverystatus WHERE recipient_canonical = ANY(%(addresses)s)))"""
+BRING_BATCHES_BACK: Final = """
+UPDATE mailer_batch SET repeat_at = repeat_at - interval '1 day'
+WHERE repeat_at > now() + interval '12 hours' AND (%(all)s OR message_ids && ARRAY(
+    SELECT message_id FROM mailer_deliverystatus WHERE recipient_canonical = ANY(%(addresses)s)))"""
 IN_STATES: Final = """
 SELECT count(*) FROM mailer_message
 WHERE state = ANY(%s) AND id IN (SELECT message_id FROM mailer_deliverystatus WHERE recipient_canonical = ANY(%s))"""
 LEASED: Final = "SELECT count(*) FROM mailer_message WHERE lease_until > now() + interval '1 day'"
 
-DOUBTED: Final = "SELECT count(*) FROM mailer_message WHERE state = 'unknown' AND inquire_at > now() + interval '1 day'"
+DOUBTED: Final = """
+SELECT (SELECT count(*) FROM mailer_message WHERE state = 'unknown' AND inquire_at > now() + interval '1 day')
+     + (SELECT count(*) FROM mailer_batch WHERE repeat_at > now() + interval '1 day')"""
 
 
 class Scene:
@@ -93,23 +102,29 @@ class Scene:
         return self._result(recovery_s)
 
     def _can(self, operation: Operation) -> bool:
-        """Tell whether the mode has such an operation: not of all are webhooks taken, and a key leaves no doubt."""
+        """Tell whether the mode has such an operation.
+
+        Not of all are webhooks taken; a key leaves no doubt, but for what went in a batch; and with one of these
+        nothing is done but to send it and to find out what became of it.
+        """
         if operation.left is Left.DOUBTED:
-            return providers.get(self.mode.provider).key is None
+            return self.mode.together > 1 or providers.get(self.mode.provider).key is None
+        if self.mode.together > 1:
+            return operation.left in {Left.WAITING, Left.SENDING}
         return operation.left is not Left.SENT or self.mode.provider in SIGNED
 
     def _lines(self, operation: Operation) -> int:
         """Run an operation unharmed, to count its lines."""
-        [address] = self._prepare(operation, [0])
-        lines = self._at(operation, address, 0).lines
+        [addresses] = self._prepare(operation, [0])
+        lines = self._at(operation, addresses, 0).lines
         self._end()
         return lines
 
     def _run(self, operation: Operation, numbers: Sequence[int]) -> int:
         """Run an operation once for each of these lines, to be killed there; return how often it was."""
         killed = 0
-        for number, address in zip(numbers, self._prepare(operation, numbers), strict=True):
-            killed += self._at(operation, address, number).killed
+        for number, addresses in zip(numbers, self._prepare(operation, numbers), strict=True):
+            killed += self._at(operation, addresses, number).killed
             self.say(done=1)
         self._end()
         return killed
@@ -118,34 +133,38 @@ class Scene:
         self.set_aside()
         self.provider.faults()
 
-    def _at(self, operation: Operation, address: str, kill_at: int) -> Ended:
+    def _at(self, operation: Operation, addresses: list[str], kill_at: int) -> Ended:
         """Kill an operation at one of its lines, or let it live."""
         if operation.left in {Left.WAITING, Left.SENDING, Left.DOUBTED}:
             self.set_aside()
-            self.sql.execute(BRING_BACK, {"address": address})
-        hook = self._hook_of(address) if operation.left is Left.SENT else None
+            self.bring_back(addresses)
+        hook = self._hook_of(addresses[0]) if operation.left is Left.SENT else None
         end = forked(
-            lambda countdown: operation.act(self.mode, Point(address, countdown.counting, hook)), kill_at=kill_at
+            lambda countdown: operation.act(self.mode, Point(addresses, countdown.counting, hook)), kill_at=kill_at
         )
         if operation.name == "register" and not end.killed:
-            self.promised.append(address)
+            self.promised += addresses
         return end
 
-    def _prepare(self, operation: Operation, numbers: Sequence[int]) -> list[str]:
+    def _prepare(self, operation: Operation, numbers: Sequence[int]) -> list[list[str]]:
         """Bring the messages of some points to where the operation finds them; return the points' addresses."""
-        addresses = [f"delivered+{operation.name}-{number}@{self.mode.name}.example.org" for number in numbers]
-        addresses = [address.replace("_", "-") for address in addresses]
+        points = [self._addresses(operation, number) for number in numbers]
         if operation.left is not Left.NONE:
             midway = operation.left in {Left.SENDING, Left.DOUBTED}
             self.provider.faults(latency_ms=MIDDLE if midway else 0)
-            size = HANDFUL if midway else len(addresses)
-            for start in range(0, len(addresses), size):
-                self._bring_to(operation.left, addresses[start : start + size])
+            size = max(1, HANDFUL // self.mode.together) if midway else len(points)
+            for start in range(0, len(points), size):
+                self._bring_to(operation.left, [*chain.from_iterable(points[start : start + size])])
             until(self._leases_are_over, PATIENCE, "leases to end")
         if operation.left is Left.DOUBTED:
-            self._doubt(addresses)
+            self._doubt(points)
         self.provider.faults(**operation.faults)
-        return addresses
+        return points
+
+    def _addresses(self, operation: Operation, number: int) -> list[str]:
+        name = f"{operation.name}-{number}"
+        names = [name] if self.mode.together == 1 else [f"{name}-{place}" for place in range(self.mode.together)]
+        return [f"delivered+{name}@{self.mode.name}.example.org".replace("_", "-") for name in names]
 
     def _bring_to(self, left: Left, addresses: Sequence[str]) -> None:
         self.set_aside()  # what earlier points have left would take the places of these
@@ -159,10 +178,9 @@ class Scene:
             ended(worker)
         self.set_aside()
 
-    def _doubt(self, addresses: Sequence[str]) -> None:
+    def _doubt(self, points: Sequence[list[str]]) -> None:
         """Have it noticed that nobody knows what became of some messages, and wait until that is looked into."""
-        for address in addresses:
-            self.sql.execute(BRING_BACK, {"address": address})
+        self.bring_back([*chain.from_iterable(points)])
         forked(lambda _: _swept())
         self.set_aside()
         until(self._graces_are_over, PATIENCE, "doubts to be due")
@@ -180,7 +198,14 @@ class Scene:
     def set_aside(self) -> None:
         """Put all that is unfinished out of sight, and what is remembered of the provider's failures."""
         self.sql.execute(SET_ASIDE)
+        self.sql.execute(SET_BATCHES_ASIDE)
         self.sql.execute(FORGIVE)
+
+    def bring_back(self, addresses: Sequence[str] = ()) -> None:
+        """Bring the messages to some addresses back into sight, or all."""
+        chosen = {"addresses": list(addresses), "all": not addresses}
+        self.sql.execute(BRING_BACK, chosen)
+        self.sql.execute(BRING_BATCHES_BACK, chosen)
 
     def _hook_of(self, address: str) -> dict[str, Any]:
         """Return the first webhook about the mail to an address."""
@@ -194,7 +219,7 @@ class Scene:
         The provider posts again what was not acknowledged, and, being a provider, the rest as well.
         """
         self.provider.faults()
-        self.sql.execute(BRING_BACK, {"address": ""})
+        self.bring_back()
         begin = time.monotonic()
         forked(lambda _: _post_all(self.posted))
         relay = spawn(lambda: call_command("relay", interval=0.5))
@@ -262,7 +287,7 @@ def warm_up(provider: str) -> None:
             mode = Mode("", "", kind)
             cause(mode, [f"{kind}@example.org"])
         for act in (register, verify):
-            act(Mode("", "", ""), Point(f"{act.__name__}@example.org", nullcontext))
+            act(Mode("", "", ""), Point([f"{act.__name__}@example.org"], nullcontext))
         for claim in outbox.claim("warm-up", 10):
             kinds.render(claim.message)
         if provider in SIGNED:

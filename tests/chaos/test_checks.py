@@ -10,7 +10,7 @@ from django.db.models.functions import Now
 
 from mailer import ledger, outbox
 from mailer.ledger import own_fact
-from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message
+from mailer.models import Attempt, Batch, DeliveryEvent, DeliveryStatus, Message
 from mailer.outbox import Outcome
 from mailer.verdicts import Verdict
 from tests.chaos import checks, evidence
@@ -118,6 +118,9 @@ CORRUPTIONS: Final[dict[str, Callable[[World], Any]]] = {
     "sent_was_accepted": lambda world: world.accepted.clear(),
     "status_speaks_of_acceptance": lambda world: world.accepted.clear(),
     "request_has_an_intent": World.request,
+    "batch_is_settled": lambda world: Batch.objects.create(
+        provider="resend", body="[]", message_ids=[world.message.pk], repeat_at=Now()
+    ),
     "acceptance_has_an_intent": lambda _: Attempt.objects.all().delete(),
     "no_failover_after_doubt": failover,
     "event_is_stored": World.hook,

@@ -78,6 +78,14 @@ BATCHES = {
         },
         [("53f764a0-4dca-11f0-0000-f185d7639148", "queued"), None],
     ),
+    "resend": (
+        200,
+        {
+            "data": [{"id": "ae2014de-c168-4c61-8267-70d2662a1ce1"}],
+            "errors": [{"index": 1, "message": "The `to` field is missing."}],
+        },
+        [("ae2014de-c168-4c61-8267-70d2662a1ce1", "queued"), None],
+    ),
 }
 
 # What the request for two carries for the second.
@@ -85,6 +93,7 @@ SECOND = {
     "postmark": lambda body: body[1]["To"],
     "mailjet": lambda body: body["Messages"][1]["To"][0]["Email"],
     "mailtrap": lambda body: body["requests"][1]["to"][0]["email"],
+    "resend": lambda body: body[1]["to"][0],
 }
 
 
@@ -144,6 +153,14 @@ class TestBatch:
             ),
             ("mailtrap", {"success": False, "errors": ["Unauthorized"]}),
             ("mailtrap", "<html>"),
+            ("resend", {"statusCode": 422, "name": "validation_error", "message": "Batch is too large."}),
+            ("resend", {"data": None}),
+            ("resend", {"data": [{"id": "1"}], "errors": {}}),
+            ("resend", {"data": [{"id": "1"}], "errors": [{"message": "no index"}]}),
+            ("resend", {"data": [{"id": "1"}], "errors": [{"index": 2, "message": "beyond the end"}]}),
+            ("resend", {"data": [{"id": "1"}], "errors": [{"index": 0}, {"index": 0}]}),
+            ("resend", {"data": [{"id": "1"}], "errors": [{"index": [0]}]}),
+            ("resend", "<html>"),
         ],
     )
     def test_answer_about_the_whole_request_is_not_split(self, name, answer):
@@ -175,6 +192,27 @@ class TestBatch:
         payload = backend.build_message_payload(email_to(provider)[1], backend.send_defaults)
 
         assert not provider.batch.fits(payload)
+
+    def test_resend_names_what_was_refused_by_its_place(self):
+        answer = {"data": [{"id": "1"}, {"id": "3"}], "errors": [{"index": 0, "message": "a"}, {"index": 2}]}
+
+        split = PROVIDERS["resend"].batch.split(answer)
+
+        assert split == [
+            (422, {"index": 0, "message": "a"}),
+            (200, {"id": "1"}),
+            (422, {"index": 2}),
+            (200, {"id": "3"}),
+        ]
+
+    def test_one_key_holds_for_the_whole_of_resend_s(self, configure):
+        configure(PROVIDERS["resend"])
+
+        headers = PROVIDERS["resend"].batch.keyed(get_connection(PROVIDERS["resend"].backend), "the-key")
+
+        assert headers["Idempotency-Key"] == "the-key"
+        assert headers["x-batch-validation"] == "permissive"
+        assert headers["Authorization"].startswith("Bearer ")
 
     @pytest.mark.parametrize("name", BATCHES)
     def test_message_that_makes_many_mails_goes_alone(self, name, configure):
