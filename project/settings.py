@@ -59,6 +59,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
 ]
 MIDDLEWARE = [
+    "project.clients.ClientAddressMiddleware",
     "project.logging.RequestLogMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -194,6 +195,8 @@ if "smtp" in MAIL_PROVIDERS and not EMAIL_HOST:
 
 # What each provider signs its webhooks with; two, comma-separated, while one replaces the other.
 WEBHOOK_SECRETS = mail.read_webhook_secrets(env, MAIL_PROVIDERS)
+# Where a provider's webhooks may come from; anywhere, where none is named.
+WEBHOOK_NETWORKS = mail.read_webhook_networks(env)
 WEBHOOK_MAX_BYTES = 10 * 1024 * 1024
 # Events that one request may hold.
 WEBHOOK_MAX_EVENTS = int(env.at_least(1, "WEBHOOK_MAX_EVENTS", default=5000))
@@ -252,6 +255,7 @@ REST_FRAMEWORK = {
     "URL_FORMAT_OVERRIDE": None,  # `format` is a query parameter like any other that does not exist
     "EXCEPTION_HANDLER": "api.problems.handle",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
+    "NUM_PROXIES": 0,  # REMOTE_ADDR is the client's already (`project.clients`)
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
 REST_KNOX = {
@@ -280,6 +284,8 @@ SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000 if _http
 if env.bool("BEHIND_TLS_PROXY", default=False):
     # Only true behind a proxy that sets, and never passes on, this header.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+# Proxies in front that each append to X-Forwarded-For; none of what is in it is believed beyond these.
+NUM_PROXIES = int(env.at_least(0, "NUM_PROXIES", default=0))
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
 SECURE_REFERRER_POLICY = "same-origin"

@@ -1,6 +1,7 @@
 """One door for every provider: guard, verify, store, record, 200."""
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Any
 
 import structlog
@@ -26,7 +27,8 @@ class WebhookView(View):
     """Take a provider's report.
 
     200 only once it is stored, also where it cannot be read or is about a message we do not know; 401 for a bad
-    signature, or a name that came with another body before (406 would make Mailgun stop for good); 413 and 415 for what
+    signature, a network that is not the provider's (403 would make Postmark stop for good), or a name that came with
+    another body before (406 would make Mailgun stop); 413 and 415 for what
     is never read; 503, or what else has it come again, when the fault is ours; 404 for a provider that is not
     configured.
     """
@@ -45,6 +47,8 @@ class WebhookView(View):
 
     def post(self, request: HttpRequest, esp: str) -> HttpResponse:
         """Verify over the raw body, then store and record in one transaction."""
+        if not _is_from_there(esp, request.META["REMOTE_ADDR"]):
+            return _refused(esp, 401, "from_elsewhere")
         secrets = settings.WEBHOOK_SECRETS[esp]
         if request.headers.get("Content-Encoding", "identity").casefold() != "identity":
             return _refused(esp, 415, "encoded_body")
@@ -56,6 +60,17 @@ class WebhookView(View):
             return _refused(esp, 400, "cut_off")
         headers = {name.casefold(): value for name, value in request.headers.items()}
         return _taken(esp, Incoming(headers, body, f"{settings.PUBLIC_URL}{request.path}"), secrets)
+
+
+def _is_from_there(esp: str, address: str) -> bool:
+    """Tell whether a provider's webhooks are taken from an address: from any, where no networks are named."""
+    networks = settings.WEBHOOK_NETWORKS.get(esp)
+    if not networks:
+        return True
+    try:
+        return any(ip_address(address) in network for network in networks)
+    except ValueError:
+        return False  # of a Unix socket there is none
 
 
 def _taken(esp: str, incoming: Incoming, secrets: Sequence[str]) -> HttpResponse:
