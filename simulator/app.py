@@ -1,7 +1,7 @@
 """The routes: the send APIs, what they can be asked, what a test asks, and the inbox pages.
 
 For tests: ``GET /log.json``, ``/counts.json``, ``/requests.json``, ``/inbox.json``, ``/webhooks.json`` and
-``/healthz``, ``GET`` and ``PUT /faults``, ``POST /reset``.
+``/healthz``, ``GET`` and ``PUT /faults``, ``POST /reports``, ``POST /reset``.
 """
 
 import asyncio
@@ -20,11 +20,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from simulator import mailjet, pages, postmark, resend, sendgrid
+from simulator import asking, mailjet, pages, postmark, resend, sendgrid
 from simulator.api import Api
 from simulator.faults import Dice, Faults, FaultsError
 from simulator.log import UNLIMITED, Log
 from simulator.mail import Mail, Refusal, RefusedError, rfc3339
+from simulator.planning import Planner
 from simulator.sending import Desk, SendApi
 from simulator.settings import Settings
 from simulator.webhooks import Poster
@@ -42,9 +43,9 @@ class Simulator:
 
     def __init__(self, settings: Settings, log: Log) -> None:
         self.settings, self.log = settings, log
-        self.poster = Poster(log, settings.endpoints, settings.time_scale, on=settings.webhooks)
-        self.desk = Desk(log, self.poster, Dice(settings.faults))
-        self.set_faults(settings.faults)
+        self.poster = Poster(log, settings.endpoints, settings.time_scale)
+        planner = Planner(log.number, settings.endpoints, settings.time_scale, on=settings.webhooks)
+        self.desk = Desk(log, planner, self.poster, Dice(settings.faults))
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -156,13 +157,30 @@ class Simulator:
     async def faults(self, request: Request) -> Response:
         if request.method == "PUT":
             try:
-                self.set_faults(Faults.read(orjson.loads(await request.body())))
+                self.desk.dice = Dice(Faults.read(orjson.loads(await request.body())))
             except (orjson.JSONDecodeError, FaultsError) as error:
                 return JSONResponse({"error": str(error)}, HTTPStatus.BAD_REQUEST)
         return JSONResponse(asdict(self.desk.dice.faults))
 
-    def set_faults(self, faults: Faults) -> None:
-        self.desk.dice = self.poster.dice = Dice(faults)
+    async def reports(self, request: Request) -> Response:
+        """Post webhooks about any mail, as ``asking.read`` has them asked for; list them as planned.
+
+        By ``webhook_early`` among the faults they are listed with their first answers.
+        """
+        try:
+            asked = await asking.read(orjson.loads(await request.body()), self.settings.endpoints, self.find)
+        except (orjson.JSONDecodeError, asking.AskedError) as error:
+            return JSONResponse({"error": str(error)}, HTTPStatus.BAD_REQUEST)
+        dice = Dice(asked.faults) if asked.faults else self.desk.dice
+        hooks = self.desk.planner.report(asked.happened, asked.batch, dice)
+        await self.log.plan(hooks)
+        await self.poster.take(hooks, now=dice.faults.webhook_early)
+        rows = [{**asdict(hook), "body": orjson.loads(hook.body)} for hook in hooks]
+        return JSONResponse({"webhooks": rows, "count": len(rows)}, HTTPStatus.ACCEPTED)
+
+    async def find(self, provider: str, identifier: str) -> Mail | None:
+        rows = await self.log.mails(id=identifier, provider=provider)
+        return mail_of(rows[0]) if rows else None
 
     async def reset(self, _: Request) -> Response:
         """Forget every mail, webhook and idempotency key. Faults stay: ``PUT /faults {}`` clears those."""
@@ -255,6 +273,7 @@ def build(settings: Settings, log: Log) -> ASGIApp:
         Route("/inbox.json", simulator.inbox_json),
         Route("/webhooks.json", simulator.webhooks_json),
         Route("/faults", simulator.faults, methods=["GET", "PUT"]),
+        Route("/reports", simulator.reports, methods=["POST"]),
         Route("/reset", simulator.reset, methods=["POST"]),
         Route("/healthz", simulator.healthz),
         Route("/", simulator.inbox_page),

@@ -1,0 +1,179 @@
+"""What the simulator posts as each provider, through the URL: taken, and what it says is the delivery's status."""
+
+from functools import cache
+
+import pytest
+from anymail.exceptions import AnymailNotSupportedWarning
+from django.utils import timezone
+
+from mailer.models import DeliveryEvent
+from simulator.behaviour import WORDS
+from simulator.faults import Dice, Faults
+from simulator.mail import Mail
+from simulator.planning import Planner
+from simulator.reports import REPORTS, Happening, Sending, amazon_ses
+from tests.webhooks import payloads
+from tests.webhooks.conftest import delivery_of
+from webhooks.models import WebhookReceipt
+from webhooks.providers import WEBHOOKS, sns
+
+pytestmark = pytest.mark.filterwarnings(f"ignore::{AnymailNotSupportedWarning.__module__}.AnymailNotSupportedWarning")
+
+# What befalls a mail -> the status of its delivery, which was sent.
+STATUSES = dict(zip(WORDS, WORDS, strict=True)) | dict.fromkeys(("opened", "clicked", "unsubscribed"), "delivered")
+TOLD = [(name, word) for name, reports in REPORTS.items() for word in reports.events]
+BATCHING = [name for name, reports in REPORTS.items() if reports.batch > 1]
+WITHOUT_METADATA = {"mailersend", "postal"}
+# As each writes the ids of mails.
+IDS = {"mailjet": "19421777835146490", "postal": "12345", "mailgun": "<20261120174255.58bb7ce8@mg.example.com>"}
+PLAIN_ID = "1ab23cd4-e567-4901-8345-6789f0a91b2c"
+
+
+@cache
+def key_and_secret(name):
+    """Return what the provider signs by, and what we know of it; of some it is dear to make."""
+    ours, theirs = REPORTS[name].scheme.make()
+    return REPORTS[name].scheme.read(ours), theirs
+
+
+@cache
+def other_key(name):
+    return REPORTS[name].scheme.other(key_and_secret(name)[0])
+
+
+@pytest.fixture(autouse=True)
+def _secrets(settings, monkeypatch):
+    settings.WEBHOOK_SECRETS = {name: [key_and_secret(name)[1]] for name in REPORTS}
+    topic, _ = key_and_secret("amazon_ses")
+    # Amazon has no certificate of the simulator's: what stands at its address is what a test says.
+    pem = {topic.certificate_url: amazon_ses.certificate(topic)}
+    monkeypatch.setattr(sns, "CERTIFICATES", sns.Certificates(pem.__getitem__))
+
+
+def mail_to(provider, identifier, *recipients, **fields):
+    return Mail(
+        provider=provider,
+        sender="Accounts <accounts@example.com>",
+        recipients=[*recipients] or [payloads.RECIPIENT],
+        subject="Welcome",
+        text="Open https://example.com/welcome.",
+        html="",
+        headers={},
+        payload={},
+        tags=["welcome"],
+        id=identifier,
+        **{"metadata": {}, **fields},
+    )
+
+
+def hooks_of(happened, batch=1, **faults):
+    counter = iter(range(1, 10_000))
+    planner = Planner(counter.__next__, REPORTS)
+    return planner.report(happened, batch, Dice(Faults(**faults)))
+
+
+def happening(mail, word, recipient=payloads.RECIPIENT):
+    return Happening(mail, recipient, word, timezone.now())
+
+
+@pytest.fixture
+def post(client):
+    """Post a webhook as the simulator does; return the status of the answer."""
+
+    def send(hook, key=None):
+        url = f"/webhooks/{hook.provider}/"
+        sending = Sending(hook.id, hook.attempts, f"http://testserver{url}")
+        posted = REPORTS[hook.provider].sign(hook.body, sending, key or key_and_secret(hook.provider)[0])
+        headers = {"Content-Type": "application/json", **posted.headers}
+        content_type = headers.pop("Content-Type")
+        return client.post(url, posted.body, content_type=content_type, headers=headers).status_code
+
+    return send
+
+
+def test_every_provider_with_webhooks_is_simulated():
+    assert REPORTS.keys() == WEBHOOKS.keys()
+
+
+def test_no_word_is_told_by_nobody():
+    assert {word for _, word in TOLD} == {*WORDS}
+
+
+@pytest.mark.parametrize(("provider", "word"), TOLD)
+def test_report_is_taken_and_finds_its_mail_by_the_providers_id(post, sent, provider, word):
+    identifier = IDS.get(provider, PLAIN_ID)
+    message = sent(provider, identifier)
+    hooks = hooks_of([happening(mail_to(provider, identifier), word)])
+
+    answers = [post(hook) for hook in hooks]
+
+    assert {*answers} == {200}
+    delivery = delivery_of(message)
+    assert delivery.status == STATUSES[word]
+    assert (delivery.open_count, delivery.click_count) == (word == "opened", word == "clicked")
+    assert (delivery.unsubscribed_at is not None) == (word == "unsubscribed")
+    receipts = WebhookReceipt.objects.all()
+    assert {(receipt.state, receipt.unreadable) for receipt in receipts} == {("processed", 0)}
+
+
+@pytest.mark.parametrize("provider", sorted(REPORTS.keys() - WITHOUT_METADATA))
+def test_report_finds_its_mail_by_our_id(post, sent, provider):
+    message = sent(provider, "another-id")
+    mail = mail_to(provider, IDS.get(provider, PLAIN_ID), metadata={"message_id": str(message.pk)})
+
+    [hook] = hooks_of([happening(mail, "delivered")])
+
+    assert post(hook) == 200
+    assert delivery_of(message).status == "delivered"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("provider", REPORTS)
+def test_report_signed_by_another_secret_is_refused(post, provider):
+    [hook] = hooks_of([happening(mail_to(provider, PLAIN_ID), "delivered")])
+
+    assert post(hook, other_key(provider)) == 401
+    assert not WebhookReceipt.objects.exists()
+
+
+@pytest.mark.parametrize(("provider", "word"), TOLD)
+def test_doubled_report_changes_nothing(post, sent, provider, word):
+    identifier = IDS.get(provider, PLAIN_ID)
+    message = sent(provider, identifier)
+    hooks = hooks_of([happening(mail_to(provider, identifier), word)])
+    for hook in hooks:
+        post(hook)
+    before = delivery_of(message)
+
+    again = [post(hook) for hook in hooks]
+
+    assert {*again} == {200}
+    after = delivery_of(message)
+    assert (after.status, after.open_count, after.click_count) == (before.status, before.open_count, before.click_count)
+    assert [receipt.new_events for receipt in WebhookReceipt.objects.order_by("id")][-len(hooks) :] == [0] * len(hooks)
+
+
+@pytest.mark.parametrize("provider", BATCHING)
+def test_batch_is_taken_whole_and_in_any_order(post, sent, provider):
+    ids = [str(19421777835146490 + 100 * number) for number in range(3)]
+    messages = [sent(provider, identifier) for identifier in ids]
+    happened = [
+        happening(mail_to(provider, identifier), word)
+        for identifier in ids
+        for word in ("opened", "delivered", "complained")
+    ]
+
+    [hook] = hooks_of(happened, batch=500, webhook_shuffle=True, seed=7)
+
+    assert post(hook) == 200
+    assert {delivery_of(message).status for message in messages} == {"complained"}
+    assert DeliveryEvent.objects.filter(source="webhook").count() >= 9
+
+
+@pytest.mark.parametrize("provider", sorted(REPORTS.keys() - {*BATCHING}))
+def test_who_does_not_batch_posts_each_alone(provider):
+    mail = mail_to(provider, PLAIN_ID)
+
+    hooks = hooks_of([happening(mail, "delivered"), happening(mail, "delivered")], batch=500)
+
+    assert len(hooks) == 2
