@@ -27,10 +27,9 @@ from simulator.reports.schemes import TEXT
 def _tells(kind: str, **meta: Any) -> Build:
     def build(happened: Happening) -> Event:
         mail = happened.mail
-        at = rfc3339(happened.at)
         return {
             "type": f"activity.{kind}",
-            "created_at": at,
+            "created_at": rfc3339(happened.at),
             "data": {
                 "id": uuid.uuid4().hex[:24],
                 "domain_id": "yv69oxl5kl785kw2",
@@ -41,7 +40,6 @@ def _tells(kind: str, **meta: Any) -> Build:
                 "email": happened.recipient,
                 "tags": mail.tags,
                 "meta": meta or [],
-                "created_at": at,
             },
         }
 

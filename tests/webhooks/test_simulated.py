@@ -7,11 +7,13 @@ from anymail.exceptions import AnymailNotSupportedWarning
 from django.utils import timezone
 
 from mailer.models import DeliveryEvent
+from simulator import commands
 from simulator.behaviour import WORDS
 from simulator.faults import Dice, Faults
 from simulator.mail import Mail
 from simulator.planning import Planner
 from simulator.reports import REPORTS, Happening, Sending, amazon_ses
+from tests.conftest import Simulator
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of
 from webhooks.models import WebhookReceipt
@@ -177,3 +179,33 @@ def test_who_does_not_batch_posts_each_alone(provider):
     hooks = hooks_of([happening(mail, "delivered"), happening(mail, "delivered")], batch=500)
 
     assert len(hooks) == 2
+
+
+@pytest.fixture(scope="module")
+def reporting(live_server, tmp_path_factory):
+    """Run a simulator that posts to this process's web server; return its address, and the settings of both."""
+    settings = commands.environment(live_server.url)
+    directory = tmp_path_factory.mktemp("simulator")
+    ours = {name: value for name, value in settings.items() if name.startswith("SIMULATOR_")}
+    with Simulator.started(directory, **ours) as simulator:
+        yield simulator.url, settings
+
+
+@pytest.mark.parametrize("provider", sorted(REPORTS.keys() - commands.UNTAKEN))
+def test_person_has_a_report_posted_over_http(reporting, live_server, settings, sent, capsys, provider):
+    url, environment = reporting
+    settings.WEBHOOK_SECRETS = {provider: [environment[WEBHOOKS[provider].variable]]}
+    settings.PUBLIC_URL = live_server.url
+    identifier = IDS.get(provider, PLAIN_ID)
+    message = sent(provider, identifier)
+    asked = [provider, "bounced", "delivered", "--mail", identifier, "--to", payloads.RECIPIENT, "--simulator", url]
+
+    forged = commands.report([*asked, "--forged"])
+    before = delivery_of(message).status
+    genuine = commands.report([*asked, "--batch", "2", "--doubled", "--shuffled"])
+
+    assert (forged, before) == (1, "sent")
+    assert genuine == 0
+    assert delivery_of(message).status == "bounced"
+    said = capsys.readouterr().out.splitlines()
+    assert {line.rpartition(" ")[2] for line in said} == {"401", "200"}
