@@ -12,11 +12,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qsl, quote
 
 import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -26,6 +27,7 @@ from simulator.faults import Dice, Faults, FaultsError
 from simulator.log import UNLIMITED, Log
 from simulator.mail import Mail, Refusal, RefusedError, rfc3339
 from simulator.planning import Planner
+from simulator.reports import REPORTS
 from simulator.sending import Desk, SendApi
 from simulator.settings import Settings
 from simulator.webhooks import Poster
@@ -168,8 +170,14 @@ class Simulator:
         By ``webhook_early`` among the faults they are listed with their first answers.
         """
         try:
-            asked = await asking.read(orjson.loads(await request.body()), self.settings.endpoints, self.find)
-        except (orjson.JSONDecodeError, asking.AskedError) as error:
+            return await self.report(orjson.loads(await request.body()))
+        except orjson.JSONDecodeError as error:
+            return JSONResponse({"error": str(error)}, HTTPStatus.BAD_REQUEST)
+
+    async def report(self, payload: Any) -> Response:
+        try:
+            asked = await asking.read(payload, self.settings.endpoints, self.find)
+        except asking.AskedError as error:
             return JSONResponse({"error": str(error)}, HTTPStatus.BAD_REQUEST)
         dice = Dice(asked.faults) if asked.faults else self.desk.dice
         hooks = self.desk.planner.report(asked.happened, asked.batch, dice)
@@ -205,7 +213,24 @@ class Simulator:
         if not rows:
             return HTMLResponse(pages.missing(), HTTPStatus.NOT_FOUND, headers=pages.HEADERS)
         hooks = await self.log.webhooks([rows[0]["seq"]])
-        return HTMLResponse(pages.mail(mail_of(rows[0]), hooks), headers=pages.HEADERS)
+        mail = mail_of(rows[0])
+        words = REPORTS[mail.provider].events if mail.provider in self.settings.endpoints else ()
+        return HTMLResponse(pages.mail(mail, hooks, words), headers=pages.HEADERS)
+
+    async def mail_report(self, request: Request) -> Response:
+        """Post what the form on a mail's page says, and show the page with the answer."""
+        identifier = request.path_params["id"]
+        rows = await self.log.mails(id=identifier)
+        form = dict(parse_qsl((await request.body()).decode(errors="replace")))
+        asked = {
+            "provider": rows[0]["provider"] if rows else "",
+            "reports": [{**form, "mail": identifier}],
+            "faults": {"webhook_early": True},
+        }
+        answer = await self.report(asked)
+        if answer.status_code != HTTPStatus.ACCEPTED:
+            return answer
+        return RedirectResponse(f"/inbox/{quote(identifier, safe='')}", HTTPStatus.SEE_OTHER)
 
 
 def mail_of(row: dict[str, Any]) -> Mail:
@@ -278,6 +303,7 @@ def build(settings: Settings, log: Log) -> ASGIApp:
         Route("/healthz", simulator.healthz),
         Route("/", simulator.inbox_page),
         Route("/inbox/{id}", simulator.mail_page),
+        Route("/inbox/{id}/reports", simulator.mail_report, methods=["POST"]),
     ]
     others = Starlette(routes=routes, lifespan=simulator.lifespan, exception_handlers={RefusedError: answer_refused})
     return with_send_apis(simulator, others)

@@ -1,13 +1,15 @@
 """SendGrid.
 
 Sources: twilio.com/docs/sendgrid/for-developers/tracking-events/event and
-.../getting-started-event-webhook-security-features; github.com/sendgrid/docs/issues/5811: repeated for a day.
+.../getting-started-event-webhook-security-features; github.com/sendgrid/docs/issues/5811: repeated for a day;
+github.com/sendgrid/sendgrid-nodejs/issues/1435: each repeat gives the events other ids.
 """
 
 import base64
 import uuid
 from typing import Any
 
+import orjson
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 
@@ -37,7 +39,7 @@ def _tells(event: str, **more: Any) -> Build:
             "timestamp": happened.seconds,
             "event": event,
             "smtp-id": f"<{happened.bare_id}@geopod-ismtpd-1>",
-            "sg_event_id": base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("="),
+            "sg_event_id": _new_id(),
             "sg_message_id": f"{happened.bare_id}.recvd-simulator-0",
             "category": mail.tags,
             # Custom arguments stand among the others; this is the one by which Anymail knows a mail.
@@ -73,8 +75,17 @@ EVENTS: dict[str, tuple[Build, ...]] = {
 }
 
 
+def _with_other_ids(body: str) -> bytes:
+    return orjson.dumps([{**event, "sg_event_id": _new_id()} for event in orjson.loads(body)])
+
+
+def _new_id() -> str:
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
 def _sign(body: str, sending: Sending, key: EllipticCurvePrivateKey) -> Posted:
-    timestamp, content = str(int(sending.at.timestamp())), body.encode()
+    timestamp = str(int(sending.at.timestamp()))
+    content = _with_other_ids(body) if sending.before else body.encode()
     signature = key.sign(timestamp.encode() + content, ECDSA(SHA256()))
     headers = {
         "User-Agent": "SendGrid Event API",

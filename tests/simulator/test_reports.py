@@ -86,6 +86,43 @@ def test_mail_to_a_send_api_is_reported_of_by_itself(sendgrid: Simulator, receiv
     assert {each["message_id"] for each in (processed, bounce)} == {"m-1"}
 
 
+def test_repeat_of_sendgrid_gives_events_other_ids(sendgrid: Simulator, receiver: Receiver) -> None:
+    ask(sendgrid, "sendgrid", ELSEWHERE, faults={"webhook_duplicate": 1, "webhook_early": True})
+
+    [first], [second] = map(parsed, receiver.received)
+    assert first.pop("sg_event_id") != second.pop("sg_event_id")
+    assert first == second
+
+
+def test_page_of_a_mail_has_a_form_to_report_of_it(simulator: Simulator, receiver: Receiver) -> None:
+    mail = simulator.postmark(postmark_mail("silent@example.com")).json()["MessageID"]
+    form = {"to": "silent@example.com", "happening": "opened"}
+
+    page = requests.post(f"{simulator.url}/inbox/{mail}/reports", data=form, timeout=PATIENCE)
+
+    assert page.url == f"{simulator.url}/inbox/{mail}"
+    assert "<option>unsubscribed</option>" in page.text
+    assert parsed(receiver.received[0])["RecordType"] == "Open"
+    assert "answered" in page.text
+
+
+@pytest.mark.parametrize("form", [{}, {"happening": "eaten"}, {"happening": "opened", "colour": "red"}])
+def test_form_that_cannot_be_met_is_refused(simulator: Simulator, form: dict[str, str]) -> None:
+    mail = simulator.postmark(postmark_mail("silent@example.com")).json()["MessageID"]
+
+    answers = [
+        requests.post(f"{simulator.url}/inbox/{each}/reports", data=form, timeout=PATIENCE) for each in (mail, "none")
+    ]
+
+    assert [answer.status_code for answer in answers] == [400, 400]
+
+
+def test_page_has_no_form_where_nothing_is_posted(quiet: Simulator) -> None:
+    mail = quiet.postmark(postmark_mail()).json()["MessageID"]
+
+    assert "<form" not in requests.get(f"{quiet.url}/inbox/{mail}", timeout=PATIENCE).text
+
+
 def test_faults_of_one_request_are_its_own(simulator: Simulator, receiver: Receiver) -> None:
     answer = ask(simulator, "postmark", ELSEWHERE, faults={"webhook_duplicate": 1, "webhook_early": True})
 

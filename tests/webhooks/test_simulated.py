@@ -32,21 +32,25 @@ PLAIN_ID = "1ab23cd4-e567-4901-8345-6789f0a91b2c"
 
 
 @cache
-def key_and_secret(name):
+def secrets_of(name):
     """Return what the provider signs by, and what we know of it; of some it is dear to make."""
-    ours, theirs = REPORTS[name].scheme.make()
-    return REPORTS[name].scheme.read(ours), theirs
+    return REPORTS[name].scheme.make()
+
+
+@cache
+def key_of(name):
+    return REPORTS[name].scheme.read(secrets_of(name)[0])
 
 
 @cache
 def other_key(name):
-    return REPORTS[name].scheme.other(key_and_secret(name)[0])
+    return REPORTS[name].scheme.other(key_of(name))
 
 
 @pytest.fixture(autouse=True)
 def _secrets(settings, monkeypatch):
-    settings.WEBHOOK_SECRETS = {name: [key_and_secret(name)[1]] for name in REPORTS}
-    topic, _ = key_and_secret("amazon_ses")
+    settings.WEBHOOK_SECRETS = {name: [secrets_of(name)[1]] for name in REPORTS}
+    topic = key_of("amazon_ses")
     # Amazon has no certificate of the simulator's: what stands at its address is what a test says.
     pem = {topic.certificate_url: amazon_ses.certificate(topic)}
     monkeypatch.setattr(sns, "CERTIFICATES", sns.Certificates(pem.__getitem__))
@@ -85,7 +89,8 @@ def post(client):
     def send(hook, key=None):
         url = f"/webhooks/{hook.provider}/"
         sending = Sending(hook.id, hook.attempts, f"http://testserver{url}")
-        posted = REPORTS[hook.provider].sign(hook.body, sending, key or key_and_secret(hook.provider)[0])
+        hook.attempts += 1
+        posted = REPORTS[hook.provider].sign(hook.body, sending, key or key_of(hook.provider))
         headers = {"Content-Type": "application/json", **posted.headers}
         content_type = headers.pop("Content-Type")
         return client.post(url, posted.body, content_type=content_type, headers=headers).status_code
@@ -183,18 +188,22 @@ def test_who_does_not_batch_posts_each_alone(provider):
 
 @pytest.fixture(scope="module")
 def reporting(live_server, tmp_path_factory):
-    """Run a simulator that posts to this process's web server; return its address, and the settings of both."""
-    settings = commands.environment(live_server.url)
-    directory = tmp_path_factory.mktemp("simulator")
-    ours = {name: value for name, value in settings.items() if name.startswith("SIMULATOR_")}
-    with Simulator.started(directory, **ours) as simulator:
-        yield simulator.url, settings
+    """Run a simulator that posts to this process's web server; return its address, and what the service is told."""
+    told = commands.environment(live_server.url)
+    ours, theirs = secrets_of("amazon_ses")
+    told |= {
+        "SIMULATOR_AMAZON_SES_WEBHOOK": f"{live_server.url}/webhooks/amazon_ses/",
+        "SIMULATOR_AMAZON_SES_SECRET": ours,
+        "WEBHOOK_TOPICS_AMAZON_SES": theirs,
+    }
+    simulators = {name: value for name, value in told.items() if name.startswith("SIMULATOR_")}
+    with Simulator.started(tmp_path_factory.mktemp("simulator"), **simulators) as simulator:
+        yield simulator.url, {name: [told[webhook.variable]] for name, webhook in WEBHOOKS.items()}
 
 
-@pytest.mark.parametrize("provider", sorted(REPORTS.keys() - commands.UNTAKEN))
+@pytest.mark.parametrize("provider", REPORTS)
 def test_person_has_a_report_posted_over_http(reporting, live_server, settings, sent, capsys, provider):
-    url, environment = reporting
-    settings.WEBHOOK_SECRETS = {provider: [environment[WEBHOOKS[provider].variable]]}
+    url, settings.WEBHOOK_SECRETS = reporting
     settings.PUBLIC_URL = live_server.url
     identifier = IDS.get(provider, PLAIN_ID)
     message = sent(provider, identifier)
