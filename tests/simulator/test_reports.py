@@ -12,6 +12,7 @@ from tests.simulator.conftest import (
     Receiver,
     Simulator,
     Start,
+    mailjet_mail,
     postmark_mail,
     sendgrid_mail,
     wait_until,
@@ -121,6 +122,19 @@ def test_page_has_no_form_where_nothing_is_posted(quiet: Simulator) -> None:
     mail = quiet.postmark(postmark_mail()).json()["MessageID"]
 
     assert "<form" not in requests.get(f"{quiet.url}/inbox/{mail}", timeout=PATIENCE).text
+
+
+def test_each_recipient_of_mailjets_has_an_id_of_its_own(start: Start, receiver: Receiver) -> None:
+    simulator = start(SIMULATOR_MAILJET_WEBHOOK=f"http://hook:pass@127.0.0.1:{receiver.port}/webhooks/mailjet/")
+    people = [{"Email": "delivered@example.com"}, {"Email": "b+delivered@example.com"}]
+    answer = simulator.mailjet({"Messages": [mailjet_mail(To=people, CustomCampaign="welcome")]}).json()
+
+    wait_until(lambda: len(receiver.received) == 2)
+
+    answered = {each["Email"]: each["MessageID"] for each in answer["Messages"][0]["To"]}
+    events = [event for received in receiver.received for event in parsed(received)]
+    assert {event["email"]: event["MessageID"] for event in events} == answered
+    assert {event["customcampaign"] for event in events} == {"welcome"}
 
 
 def test_faults_of_one_request_are_its_own(simulator: Simulator, receiver: Receiver) -> None:

@@ -6,6 +6,7 @@ import pytest
 from anymail.exceptions import AnymailNotSupportedWarning
 from django.utils import timezone
 
+from mailer import couriers, letters, sender
 from mailer.models import DeliveryEvent
 from simulator import commands
 from simulator.behaviour import WORDS
@@ -13,7 +14,7 @@ from simulator.faults import Dice, Faults
 from simulator.mail import Mail
 from simulator.planning import Planner
 from simulator.reports import REPORTS, Happening, Sending, amazon_ses
-from tests.conftest import Simulator
+from tests.conftest import Simulator, wait_until
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of
 from webhooks.models import WebhookReceipt
@@ -188,7 +189,7 @@ def test_who_does_not_batch_posts_each_alone(provider):
 
 @pytest.fixture(scope="module")
 def reporting(live_server, tmp_path_factory):
-    """Run a simulator that posts to this process's web server; return its address, and what the service is told."""
+    """Run a simulator that posts to this process's web server; return it, and the secrets of the service."""
     told = commands.environment(live_server.url)
     ours, theirs = secrets_of("amazon_ses")
     told |= {
@@ -196,18 +197,26 @@ def reporting(live_server, tmp_path_factory):
         "SIMULATOR_AMAZON_SES_SECRET": ours,
         "WEBHOOK_TOPICS_AMAZON_SES": theirs,
     }
-    simulators = {name: value for name, value in told.items() if name.startswith("SIMULATOR_")}
-    with Simulator.started(tmp_path_factory.mktemp("simulator"), **simulators) as simulator:
-        yield simulator.url, {name: [told[webhook.variable]] for name, webhook in WEBHOOKS.items()}
+    its = {name: value for name, value in told.items() if name.startswith("SIMULATOR_")}
+    with Simulator.started(tmp_path_factory.mktemp("simulator"), SIMULATOR_TIME_SCALE="0.02", **its) as simulator:
+        yield simulator, {name: [told[webhook.variable]] for name, webhook in WEBHOOKS.items()}
+
+
+@pytest.fixture
+def simulator(reporting, live_server, settings):
+    """The simulator of this module, whose webhooks the service takes."""
+    simulator, settings.WEBHOOK_SECRETS = reporting
+    settings.PUBLIC_URL = live_server.url
+    simulator.reset()
+    return simulator
 
 
 @pytest.mark.parametrize("provider", REPORTS)
-def test_person_has_a_report_posted_over_http(reporting, live_server, settings, sent, capsys, provider):
-    url, settings.WEBHOOK_SECRETS = reporting
-    settings.PUBLIC_URL = live_server.url
+def test_person_has_a_report_posted_over_http(simulator, sent, capsys, provider):
     identifier = IDS.get(provider, PLAIN_ID)
     message = sent(provider, identifier)
-    asked = [provider, "bounced", "delivered", "--mail", identifier, "--to", payloads.RECIPIENT, "--simulator", url]
+    asked = [provider, "bounced", "delivered", "--mail", identifier, "--to", payloads.RECIPIENT]
+    asked += ["--simulator", simulator.url]
 
     forged = commands.report([*asked, "--forged"])
     before = delivery_of(message).status
@@ -218,3 +227,39 @@ def test_person_has_a_report_posted_over_http(reporting, live_server, settings, 
     assert delivery_of(message).status == "bounced"
     said = capsys.readouterr().out.splitlines()
     assert {line.rpartition(" ")[2] for line in said} == {"401", "200"}
+
+
+@pytest.fixture
+def through(simulator, settings):
+    """Send through one provider of the simulator."""
+
+    def through(provider):
+        settings.MAIL_PROVIDERS = [provider]
+        settings.ANYMAIL = {**settings.ANYMAIL, **simulator.anymail}
+        letters.backend_at.cache_clear()
+
+    yield through
+    couriers.close()
+    letters.backend_at.cache_clear()
+
+
+# Of an address -> what becomes of a mail to it.
+ENDS = {"delivered": "delivered", "bounce": "bounced", "soft": "soft_bounced", "complain": "complained"}
+
+
+@pytest.mark.parametrize("provider", ["postmark", "resend", "mailjet", "sendgrid"])
+def test_mail_comes_back_from_each_send_api(through, enqueued, provider):
+    through(provider)
+    messages = {local: enqueued(f"{local}@example.com") for local in ENDS}
+
+    sender.drain()
+
+    def ends():
+        return {local: delivery_of(message).status for local, message in messages.items()}
+
+    wait_until(lambda: ends() == ENDS)
+    known = DeliveryEvent.objects.filter(source="webhook").exclude(esp_message_id="")
+    for message in messages.values():
+        assert {event.esp_message_id for event in known.filter(delivery__message=message)} == {
+            delivery_of(message).esp_message_id
+        }
