@@ -1,4 +1,4 @@
-"""Start the simulator: ``python -m simulator``; or drive a running one, ``python -m simulator report``."""
+"""Start the simulator: ``python -m simulator``; or drive a running one, ``python -m simulator report``, ``check``."""
 
 import asyncio
 import contextlib

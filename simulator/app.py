@@ -1,7 +1,7 @@
 """The routes: the send APIs, what they can be asked, what a test asks, and the inbox pages.
 
 For tests: ``GET /log.json``, ``/counts.json``, ``/requests.json``, ``/inbox.json``, ``/webhooks.json`` and
-``/healthz``, ``GET`` and ``PUT /faults``, ``POST /reports``, ``POST /reset``.
+``/healthz``, ``GET`` and ``PUT /faults``, ``POST /reports``, ``/checks`` and ``/reset``.
 """
 
 import asyncio
@@ -186,6 +186,14 @@ class Simulator:
         rows = [{**asdict(hook), "body": orjson.loads(hook.body)} for hook in hooks]
         return JSONResponse({"webhooks": rows, "count": len(rows)}, HTTPStatus.ACCEPTED)
 
+    async def checks(self, request: Request) -> Response:
+        """Try the address of a ``provider`` as it does itself when it is told of it; nearly all do nothing."""
+        endpoint = self.settings.endpoints.get(request.query_params.get("provider", ""))
+        if endpoint is None:
+            known = ", ".join(self.settings.endpoints)
+            return JSONResponse({"error": f"provider must be one of {known}"}, HTTPStatus.BAD_REQUEST)
+        return JSONResponse({"checks": await self.poster.check(endpoint)})
+
     async def find(self, provider: str, identifier: str) -> Mail | None:
         rows = await self.log.mails(id=identifier, provider=provider)
         return mail_of(rows[0]) if rows else None
@@ -299,6 +307,7 @@ def build(settings: Settings, log: Log) -> ASGIApp:
         Route("/webhooks.json", simulator.webhooks_json),
         Route("/faults", simulator.faults, methods=["GET", "PUT"]),
         Route("/reports", simulator.reports, methods=["POST"]),
+        Route("/checks", simulator.checks, methods=["POST"]),
         Route("/reset", simulator.reset, methods=["POST"]),
         Route("/healthz", simulator.healthz),
         Route("/", simulator.inbox_page),

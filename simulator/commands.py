@@ -1,8 +1,8 @@
-"""What a person has a running simulator do: ``python -m simulator report`` and ``secrets``."""
+"""What a person has a running simulator do: ``python -m simulator report``, ``check`` and ``secrets``."""
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import requests
@@ -29,22 +29,41 @@ def report(arguments: list[str]) -> int:
         "batch": flags.batch,
         "faults": _faults(flags),
     }
-    try:
-        answer = requests.post(f"{flags.simulator.rstrip('/')}/reports", json=asked, timeout=PATIENCE)
-    except requests.RequestException as error:
-        sys.stderr.write(f"simulator: nobody answers at {flags.simulator} ({type(error).__name__})\n")
+    answer = _ask(flags.simulator, "/reports", json=asked)
+    if answer is None:
         return NOT_DONE
-    if not answer.ok:
-        sys.stderr.write(f"simulator: {answer.json()['error']}\n")
-        return NOT_DONE
-    return _told(answer.json()["webhooks"])
-
-
-def _told(hooks: list[dict[str, Any]]) -> int:
-    for hook in hooks:
+    for hook in answer["webhooks"]:
         said = hook["status"] or hook["answer"] or "not posted yet"
         sys.stdout.write(f"{hook['provider']} {hook['event']} ({hook['state']}): {said}\n")
-    return NOT_DONE if any(hook["attempts"] and hook["status"] not in range(200, 300) for hook in hooks) else 0
+    return _code(hook["status"] for hook in answer["webhooks"] if hook["attempts"])
+
+
+def check(arguments: list[str]) -> int:
+    """Have an address tried as its provider does when it is told of it. Returns 0 where all of that was answered."""
+    flags = _check_parser().parse_args(arguments)
+    answer = _ask(flags.simulator, "/checks", params={"provider": flags.provider})
+    if answer is None:
+        return NOT_DONE
+    for each in answer["checks"]:
+        sys.stdout.write(f"{flags.provider} {each['method']}: {each['status'] or each['answer']}\n")
+    return _code(each["status"] for each in answer["checks"])
+
+
+def _ask(simulator: str, path: str, **request: Any) -> Any:
+    """Ask a running simulator; None, once that was said, where it does not do it."""
+    try:
+        answer = requests.post(f"{simulator.rstrip('/')}{path}", timeout=PATIENCE, **request)
+    except requests.RequestException as error:
+        sys.stderr.write(f"simulator: nobody answers at {simulator} ({type(error).__name__})\n")
+        return None
+    if not answer.ok:
+        sys.stderr.write(f"simulator: {answer.json()['error']}\n")
+        return None
+    return answer.json()
+
+
+def _code(statuses: Iterable[int | None]) -> int:
+    return 0 if all(status in range(200, 300) for status in statuses) else NOT_DONE
 
 
 def _faults(flags: argparse.Namespace) -> dict[str, Any]:
@@ -74,6 +93,20 @@ def _report_parser() -> argparse.ArgumentParser:
     parser.add_argument("--forged", action="store_true", help="sign by another secret")
     parser.add_argument("--shuffled", action="store_true", help="in any order")
     parser.add_argument("--late", type=float, default=0.0, metavar="MS", help="post it so many milliseconds from now")
+    return _where(parser)
+
+
+def _check_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m simulator check",
+        description="Have a running simulator try a service's address, as the provider does before it reports there.",
+    )
+    checking = [name for name, reports in REPORTS.items() if reports.checks]
+    parser.add_argument("provider", choices=checking, metavar="PROVIDER", help=", ".join(checking))
+    return _where(parser)
+
+
+def _where(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--simulator", default="http://127.0.0.1:8025", help="default: http://127.0.0.1:8025")
     return parser
 
@@ -105,4 +138,4 @@ def _settings(name: str, service: str) -> Iterator[tuple[str, str]]:
         yield secret_variable(name), ours
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"report": report, "secrets": secrets}
+COMMANDS: dict[str, Callable[[list[str]], int]] = {"report": report, "check": check, "secrets": secrets}

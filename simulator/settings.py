@@ -43,6 +43,7 @@ send APIs: http://HOST:PORT/postmark/, /resend/, /mailjet/ and /sendgrid/; inbox
 the local part of an address decides what happens to it: delivered@, bounce@, soft@, complain@, slow@, defer@,
 open@, click@, silent@, reject@; anyone+bounce@ and bounce+anything@ work too
 `python -m simulator report --help`: have a running simulator report of any mail, by any provider's webhook
+`python -m simulator check --help`: have it try the service's address, as some providers do first
 """
 
 

@@ -13,6 +13,7 @@ from yarl import URL
 
 from simulator.log import Hook, Log
 from simulator.reports import Reports, Sending
+from simulator.reports.base import Posted, dumped
 
 CONCURRENCY = 32
 ANSWER_LIMIT = 500
@@ -110,20 +111,34 @@ class Poster:
         self.states[hook.state] += 1
 
     async def _post(self, endpoint: Endpoint, hook: Hook) -> None:
-        reports = endpoint.reports
         key = endpoint.other_key if hook.forged else endpoint.key
-        posted = reports.sign(hook.body, Sending(hook.id, hook.attempts, endpoint.url), key)
+        posted = endpoint.reports.sign(hook.body, Sending(hook.id, hook.attempts, endpoint.url), key)
         hook.attempts += 1
+        hook.status, hook.answer = await self._ask(endpoint, "POST", posted)
+
+    async def check(self, endpoint: Endpoint) -> list[dict[str, Any]]:
+        """Try an address as its provider does when it is told of it: the method, the status and the answer of each."""
+        reports, done = endpoint.reports, []
+        for check in reports.checks:
+            key = endpoint.key if check.key is None else reports.scheme.read(check.key)
+            sending = Sending(reports.new_id(), 0, endpoint.url)
+            posted = reports.sign(dumped(check.body()), sending, key) if check.body else None
+            status, answer = await self._ask(endpoint, check.method, posted)
+            done.append({"method": check.method, "status": status, "answer": answer})
+        return done
+
+    async def _ask(self, endpoint: Endpoint, method: str, posted: Posted | None) -> tuple[int | None, str]:
+        """Return the answer's status and its beginning; no status, and why, where there is none."""
         try:
-            async with self._session.post(
+            async with self._session.request(
+                method,
                 endpoint.url,
-                data=posted.body,
-                headers={"Content-Type": "application/json", **posted.headers},
-                allow_redirects=reports.follow_redirects,
-                timeout=aiohttp.ClientTimeout(total=reports.timeout),
+                data=posted.body if posted else None,
+                headers={"Content-Type": "application/json", **posted.headers} if posted else None,
+                allow_redirects=endpoint.reports.follow_redirects,
+                timeout=aiohttp.ClientTimeout(total=endpoint.reports.timeout),
             ) as response:
                 answer = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            hook.status, hook.answer = None, f"{type(error).__name__}: {error}"[:ANSWER_LIMIT]
-        else:
-            hook.status, hook.answer = response.status, answer[:ANSWER_LIMIT].decode(errors="replace")
+            return None, f"{type(error).__name__}: {error}"[:ANSWER_LIMIT]
+        return response.status, answer[:ANSWER_LIMIT].decode(errors="replace")

@@ -31,6 +31,7 @@ from simulator.reports.base import (
     TAKEN,
     TIMED_OUT,
     Build,
+    Check,
     Event,
     Happening,
     Posted,
@@ -45,7 +46,11 @@ NAME = "amazon_ses"
 TOPIC = "arn:aws:sns:us-east-1:123456789012:simulator"
 ACCOUNT = "123456789012"
 MTA = "a8-50.smtp-out.amazonses.com"
-SIGNED = ("Message", "MessageId", "Timestamp", "TopicArn", "Type")
+# By type, in that order.
+SIGNED = {
+    "Notification": ("Message", "MessageId", "Timestamp", "TopicArn", "Type"),
+    "SubscriptionConfirmation": ("Message", "MessageId", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type"),
+}
 TOO_MANY = 429
 
 
@@ -186,10 +191,27 @@ EVENTS: dict[str, tuple[Build, ...]] = {
 
 def _notification(events: list[Event]) -> Event:
     """Publish an event: what SNS says of it is the same in each repeat."""
+    return _message("Notification", orjson.dumps(events[0]).decode())
+
+
+def _confirmation() -> Event:
+    """Ask whether the address wants a topic; who does tells Amazon by the token, not by the address that is named."""
+    more = {
+        "Token": uuid.uuid4().hex,
+        "SubscribeURL": "https://sns.us-east-1.amazonaws.com/?Action=ConfirmSubscription",
+    }
+    return {**_message("SubscriptionConfirmation", "You have chosen to subscribe to the topic."), **more}
+
+
+def _trial() -> Event:
+    return _message("Notification", "Successfully validated SNS topic for Amazon SES event publishing.")
+
+
+def _message(kind: str, text: str) -> Event:
     return {
-        "Type": "Notification",
+        "Type": kind,
         "MessageId": str(uuid.uuid4()),
-        "Message": orjson.dumps(events[0]).decode(),
+        "Message": text,
         "Timestamp": rfc3339(datetime.now(UTC), 3),
         "SignatureVersion": "2",
     }
@@ -197,13 +219,13 @@ def _notification(events: list[Event]) -> Event:
 
 def _sign(body: str, sending: Sending, topic: Topic) -> Posted:
     message: Event = {**orjson.loads(body), "TopicArn": topic.arn}
-    text = "".join(f"{name}\n{message[name]}\n" for name in SIGNED).encode()
+    text = "".join(f"{name}\n{message[name]}\n" for name in SIGNED[message["Type"]]).encode()
     signature = base64.b64encode(topic.key.sign(text, PKCS1v15(), hashes.SHA256())).decode()
     message |= {"Signature": signature, "SigningCertURL": topic.certificate_url}
     headers = {
         "Content-Type": "text/plain; charset=UTF-8",
         "User-Agent": "Amazon Simple Notification Service Agent",
-        "x-amz-sns-message-type": "Notification",
+        "x-amz-sns-message-type": message["Type"],
         "x-amz-sns-message-id": message["MessageId"],
         "x-amz-sns-topic-arn": topic.arn,
         "x-amz-sns-subscription-arn": f"{topic.arn}:{sending.id}",
@@ -225,4 +247,5 @@ REPORTS = Reports(
     is_retried=_is_retried,
     timeout=15.0,
     whole=_notification,
+    checks=(Check("POST", _confirmation), Check("POST", _trial)),
 )

@@ -81,6 +81,18 @@ class Scheme:
     in_url: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A request by which a provider tries an address before it reports there.
+
+    One with a ``body`` is signed: by a ``key`` that all know, or by the provider's own where none is named.
+    """
+
+    method: str
+    body: Callable[[], Any] | None = None
+    key: str | None = None
+
+
 Build = Callable[[Happening], Event]
 
 
@@ -91,7 +103,8 @@ class Reports:
     ``events`` has for each word what is told of it, an event each; ``kind`` names an event. Of the words in ``once``
     is told once a mail. ``whole`` puts events into a body, up to ``batch`` of them; ``sign`` makes a request of it,
     and the key is one of the ``scheme``. What fails is repeated after ``retries``, in seconds, where ``is_retried``
-    says so of the answer's status (None: there was none), but not the kinds in ``never_again``.
+    says so of the answer's status (None: there was none), but not the kinds in ``never_again``. ``checks`` are what it
+    does first, where somebody tells it the address.
     """
 
     name: str
@@ -108,6 +121,7 @@ class Reports:
     never_again: frozenset[str] = frozenset()
     new_id: Callable[[], str] = lambda: str(uuid.uuid4())
     follow_redirects: bool = False
+    checks: tuple[Check, ...] = ()
 
 
 def listed(events: list[Event]) -> list[Event]:

@@ -5,6 +5,7 @@ Source: developers.mailersend.com/api/v1/webhooks.html, the shape of since Augus
 
 import hmac
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 from simulator.mail import rfc3339
@@ -15,6 +16,7 @@ from simulator.reports.base import (
     NO_SUCH_USER,
     TIMED_OUT,
     Build,
+    Check,
     Event,
     Happening,
     Posted,
@@ -67,6 +69,15 @@ EVENTS: dict[str, tuple[Build, ...]] = {
 }
 
 
+# It is published, and signs the check of an address alone.
+CHECK_SECRET = "test_Am3L1GuOIc4blLUuHqAPxxwkZaJyEk8G"  # noqa: S105  # see above
+
+
+def _check() -> Event:
+    at = rfc3339(datetime.now(UTC))
+    return {"type": "webhook.test", "message": "This is a ping test message", "created_at": at}
+
+
 def _sign(body: str, _: Sending, key: str) -> Posted:
     content = body.replace("/", "\\/").encode()
     return Posted(content, {"Signature": hmac.digest(key.encode(), content, "sha256").hex()})
@@ -81,4 +92,5 @@ REPORTS = Reports(
     # The page says that the pauses grow, and not how: these end after some three days.
     retries=(10.0, 100.0, 1000.0, 10_000.0, 100_000.0, 100_000.0),
     is_retried=lambda status: status not in (*range(200, 300), *range(400, 500)),
+    checks=(Check("POST", _check, key=CHECK_SECRET),),
 )

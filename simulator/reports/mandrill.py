@@ -2,7 +2,7 @@
 
 Sources: mailchimp.com/developer/transactional/docs/webhooks/; mandrill.zendesk.com/hc/en-us/articles/
 205583307-Message-Event-Webhook-Format and 360039232513-How-to-Authenticate-Webhook-Requests: what is signed begins with
-the URL as it was given.
+the URL as it was given. The address is tried as in 360038740014-Why-can-t-my-webhook-or-inbound-route-URL-be-verified.
 """
 
 import base64
@@ -17,6 +17,7 @@ from simulator.reports.base import (
     NO_SUCH_USER,
     TIMED_OUT,
     Build,
+    Check,
     Event,
     Happening,
     Posted,
@@ -114,4 +115,5 @@ REPORTS = Reports(
     is_retried=not_2xx,
     batch=1000,
     whole=listed,
+    checks=(Check("HEAD"), Check("POST", list, key="test-webhook")),
 )

@@ -2,7 +2,7 @@
 
 Sources: developers.sparkpost.com/api/webhooks/ and docs.bird.com/api/email-api/webhooks;
 support.sparkpost.com/docs/deliverability/bounce-classification-codes. What is not answered with 200 is repeated for
-8 hours.
+8 hours. A ping has no event.
 """
 
 import uuid
@@ -15,6 +15,7 @@ from simulator.reports.base import (
     NO_SUCH_USER,
     TIMED_OUT,
     Build,
+    Check,
     Event,
     Happening,
     Posted,
@@ -102,4 +103,5 @@ REPORTS = Reports(
     timeout=10.0,
     batch=1000,
     whole=listed,
+    checks=(Check("POST", lambda: [{"msys": {}}]),),
 )

@@ -1,7 +1,7 @@
 """Unisender Go, which signs in the body.
 
 Sources: godocs.unisender.ru/web-api-ref#callback-format (in English docs.unione.io/en/web-api-ref) and
-docs.unione.io/en/email-statuses. Repeated every ten minutes for a day.
+docs.unione.io/en/email-statuses. Repeated every ten minutes for a day; the address is tried by GET.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from simulator.reports.base import (
     TAKEN,
     TIMED_OUT,
     Build,
+    Check,
     Event,
     Happening,
     Posted,
@@ -90,4 +91,5 @@ REPORTS = Reports(
     timeout=3.0,
     batch=1000,
     whole=_whole,
+    checks=(Check("GET"),),
 )

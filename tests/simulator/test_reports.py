@@ -227,6 +227,30 @@ def test_command_says_what_it_cannot_do(simulator: Simulator, capsys: pytest.Cap
     assert "nobody answers" in capsys.readouterr().err
 
 
+def test_address_is_tried_as_the_provider_does(
+    start: Start, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    receiver.answers = [200, 403]
+    settings = commands.environment(f"http://127.0.0.1:{receiver.port}")
+    simulator = start(**{name: value for name, value in settings.items() if "_MAILERSEND_" in name})
+
+    codes = [commands.check(["mailersend", "--simulator", simulator.url]) for _ in range(2)]
+
+    assert codes == [0, 1]
+    assert capsys.readouterr().out.splitlines() == ["mailersend POST: 200", "mailersend POST: 403"]
+    assert {parsed(received)["type"] for received in receiver.received} == {"webhook.test"}
+    assert simulator.webhooks() == []
+
+
+def test_address_where_nobody_listens_is_said(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    simulator = start(SIMULATOR_SPARKPOST_WEBHOOK="http://hook:pass@127.0.0.1:9/")
+
+    assert commands.check(["sparkpost", "--simulator", simulator.url]) == 1
+    assert "ClientConnectorError" in capsys.readouterr().out
+    assert commands.check(["mandrill", "--simulator", simulator.url]) == 1
+    assert "provider must be one of postmark, resend, sparkpost" in capsys.readouterr().err
+
+
 def test_secrets_are_for_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.secrets(["http://127.0.0.1:8001/"]) == 0
 

@@ -14,9 +14,12 @@ from simulator.faults import Dice, Faults
 from simulator.mail import Mail
 from simulator.planning import Planner
 from simulator.reports import REPORTS, Happening, Sending, amazon_ses
+from tests.brokers import AWS
 from tests.conftest import Simulator, wait_until
+from tests.mailer import tiny
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of
+from tests.webhooks.providers.test_sns import CONFIRMED
 from webhooks.models import WebhookReceipt
 from webhooks.providers import WEBHOOKS, sns
 
@@ -227,6 +230,36 @@ def test_person_has_a_report_posted_over_http(simulator, sent, capsys, provider)
     assert delivery_of(message).status == "bounced"
     said = capsys.readouterr().out.splitlines()
     assert {line.rpartition(" ")[2] for line in said} == {"401", "200"}
+
+
+@pytest.fixture
+def amazon(monkeypatch, tmp_path):
+    """Amazon's API, which confirms whatever it is asked to."""
+    with tiny.serving(lambda: (200, {}, CONFIRMED)) as server:
+        environment = {
+            **AWS,
+            "AWS_ENDPOINT_URL": server.url,
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing",
+            "AWS_CONFIG_FILE": str(tmp_path / "config"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.mark.parametrize("provider", [name for name, reports in REPORTS.items() if reports.checks])
+def test_address_is_checked_before_it_is_reported_to(simulator, settings, capsys, amazon, provider):
+    known = [check.key for check in REPORTS[provider].checks if check.key]
+    settings.WEBHOOK_SECRETS = {provider: [*settings.WEBHOOK_SECRETS[provider], *known]}
+
+    assert commands.check([provider, "--simulator", simulator.url]) == 0
+
+    said = capsys.readouterr().out.splitlines()
+    assert said == [f"{provider} {check.method}: 200" for check in REPORTS[provider].checks]
+    assert not DeliveryEvent.objects.filter(source="webhook").exists()
+    assert len(amazon.requests) == (provider == "amazon_ses")
 
 
 @pytest.fixture
