@@ -94,7 +94,7 @@ class Poster:
         reports = endpoint.reports
         for _ in range(hook.times):
             await self._post(endpoint, hook)
-        if not reports.is_retried(hook.status) or (hook.status is not None and hook.event in reports.never_again):
+        if not reports.is_retried(hook.status) or hook.event in reports.never_again:
             hook.state = "delivered" if hook.status in range(200, 300) else "failed"
         elif hook.attempts > len(reports.retries):
             hook.state = "failed"

@@ -61,6 +61,8 @@ class Sending:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
+    """A request's body and headers as they are posted, with what proves them."""
+
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
 

@@ -179,6 +179,30 @@ def test_report_waits_for_the_service_also_after_a_kill(start: Start, receiver: 
 
 
 @pytest.mark.parametrize(
+    ("provider", "happening", "status", "state"),
+    [
+        ("mailgun", "opened", 503, "pending"),
+        ("mailgun", "opened", 406, "failed"),
+        ("mailgun", "delivered", 503, "failed"),
+        ("brevo", "opened", 429, "pending"),
+        ("brevo", "opened", 503, "failed"),
+        ("mailersend", "opened", 401, "failed"),
+        ("unisender_go", "opened", 201, "pending"),
+    ],
+)
+def test_what_is_repeated_is_each_providers_own(
+    start: Start, receiver: Receiver, provider: str, happening: str, status: int, state: str
+) -> None:
+    settings = commands.environment(f"http://127.0.0.1:{receiver.port}")
+    simulator = start(**{name: value for name, value in settings.items() if f"_{provider.upper()}_" in name})
+    receiver.answers = [status] * 2
+
+    answer = ask(simulator, provider, ELSEWHERE | {"happening": happening}, faults={"webhook_early": True})
+
+    assert {(hook["state"], hook["status"]) for hook in answer.json()["webhooks"]} == {(state, status)}
+
+
+@pytest.mark.parametrize(
     ("asked", "named"),
     [
         ([], "a request for reports must be a JSON object"),
