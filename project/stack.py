@@ -42,6 +42,7 @@ from project.processes import (
     tethered,
     wipe,
 )
+from simulator.commands import environment as reporting
 
 CHECKOUT = RUN.parent
 HOST = "127.0.0.1"
@@ -143,7 +144,11 @@ def _port_number(variable: str, default: int) -> int:
 
 
 def environment(port: dict[str, int], keys: Secrets, urls: dict[str, str], data: Path) -> dict[str, str]:
-    """Compose the environment of every process of the stack. The simulator stands in for both providers."""
+    """Compose the environment of every process of the stack.
+
+    The simulator stands in for both providers that mails are sent by, and can report as any other one: the secrets of
+    those are new with each start, since nothing that was signed by them is kept.
+    """
     web, simulator = f"{HOST}:{port['WEB_PORT']}", f"http://{HOST}:{port['SIMULATOR_PORT']}"
     service = {
         "DJANGO_SETTINGS_MODULE": "project.settings",
@@ -176,7 +181,7 @@ def environment(port: dict[str, int], keys: Secrets, urls: dict[str, str], data:
     }
     # A proxy that the environment names is not for addresses on this machine.
     direct = dict.fromkeys(("NO_PROXY", "no_proxy"), f"{HOST},localhost,{os.environ.get('NO_PROXY', '')}")
-    return {**os.environ, **direct, **urls, **service, **provider}
+    return {**reporting(f"http://{web}"), **os.environ, **direct, **urls, **service, **provider}
 
 
 def programs(port: dict[str, int], directory: Path) -> dict[str, list[str]]:

@@ -1,4 +1,4 @@
-"""Start the simulator: ``python -m simulator``."""
+"""Start the simulator: ``python -m simulator``; or drive a running one, ``python -m simulator report``, ``check``."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.server.embed import Server
 
 from simulator.app import build
+from simulator.commands import COMMANDS
 from simulator.log import Log
 from simulator.settings import Settings, SettingsError, read_settings
 
@@ -27,7 +28,9 @@ class StartError(Exception):
 
 
 def main() -> int:
-    """Run until SIGTERM or SIGINT. Returns the exit code."""
+    """Run until SIGTERM or SIGINT, or do what the first word says. Returns the exit code."""
+    if command := COMMANDS.get(next(iter(sys.argv[1:]), "")):
+        return command(sys.argv[2:])
     try:
         settings = read_settings(sys.argv[1:], os.environ)
     except SettingsError as error:

@@ -1,7 +1,7 @@
 """The routes: the send APIs, what they can be asked, what a test asks, and the inbox pages.
 
 For tests: ``GET /log.json``, ``/counts.json``, ``/requests.json``, ``/inbox.json``, ``/webhooks.json`` and
-``/healthz``, ``GET`` and ``PUT /faults``, ``POST /reset``.
+``/healthz``, ``GET`` and ``PUT /faults``, ``POST /reports``, ``/checks`` and ``/reset``.
 """
 
 import asyncio
@@ -12,19 +12,22 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qsl, quote
 
 import orjson
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from simulator import mailjet, pages, postmark, resend, sendgrid
+from simulator import asking, mailjet, pages, postmark, resend, sendgrid
 from simulator.api import Api
 from simulator.faults import Dice, Faults, FaultsError
 from simulator.log import UNLIMITED, Log
 from simulator.mail import Mail, Refusal, RefusedError, rfc3339
+from simulator.planning import Planner
+from simulator.reports import REPORTS
 from simulator.sending import Desk, SendApi
 from simulator.settings import Settings
 from simulator.webhooks import Poster
@@ -42,9 +45,9 @@ class Simulator:
 
     def __init__(self, settings: Settings, log: Log) -> None:
         self.settings, self.log = settings, log
-        self.poster = Poster(log, settings.endpoints, settings.time_scale, on=settings.webhooks)
-        self.desk = Desk(log, self.poster, Dice(settings.faults))
-        self.set_faults(settings.faults)
+        self.poster = Poster(log, settings.endpoints, settings.time_scale)
+        planner = Planner(log.number, settings.endpoints, settings.time_scale, on=settings.webhooks)
+        self.desk = Desk(log, planner, self.poster, Dice(settings.faults))
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -156,13 +159,44 @@ class Simulator:
     async def faults(self, request: Request) -> Response:
         if request.method == "PUT":
             try:
-                self.set_faults(Faults.read(orjson.loads(await request.body())))
+                self.desk.dice = Dice(Faults.read(orjson.loads(await request.body())))
             except (orjson.JSONDecodeError, FaultsError) as error:
                 return JSONResponse({"error": str(error)}, HTTPStatus.BAD_REQUEST)
         return JSONResponse(asdict(self.desk.dice.faults))
 
-    def set_faults(self, faults: Faults) -> None:
-        self.desk.dice = self.poster.dice = Dice(faults)
+    async def reports(self, request: Request) -> Response:
+        """Post webhooks about any mail, as ``asking.read`` has them asked for; list them as planned.
+
+        By ``webhook_early`` among the faults they are listed with their first answers.
+        """
+        try:
+            return await self.report(orjson.loads(await request.body()))
+        except orjson.JSONDecodeError as error:
+            return JSONResponse({"error": str(error)}, HTTPStatus.BAD_REQUEST)
+
+    async def report(self, payload: Any) -> Response:
+        try:
+            asked = await asking.read(payload, self.settings.endpoints, self.find)
+        except asking.AskedError as error:
+            return JSONResponse({"error": str(error)}, HTTPStatus.BAD_REQUEST)
+        dice = Dice(asked.faults) if asked.faults else self.desk.dice
+        hooks = self.desk.planner.report(asked.happened, asked.batch, dice)
+        await self.log.plan(hooks)
+        await self.poster.take(hooks, now=dice.faults.webhook_early)
+        rows = [{**asdict(hook), "body": orjson.loads(hook.body)} for hook in hooks]
+        return JSONResponse({"webhooks": rows, "count": len(rows)}, HTTPStatus.ACCEPTED)
+
+    async def checks(self, request: Request) -> Response:
+        """Try the address of a ``provider`` as it does itself when it is told of it; nearly all do nothing."""
+        endpoint = self.settings.endpoints.get(request.query_params.get("provider", ""))
+        if endpoint is None:
+            known = ", ".join(self.settings.endpoints)
+            return JSONResponse({"error": f"provider must be one of {known}"}, HTTPStatus.BAD_REQUEST)
+        return JSONResponse({"checks": await self.poster.check(endpoint)})
+
+    async def find(self, provider: str, identifier: str) -> Mail | None:
+        rows = await self.log.mails(id=identifier, provider=provider)
+        return mail_of(rows[0]) if rows else None
 
     async def reset(self, _: Request) -> Response:
         """Forget every mail, webhook and idempotency key. Faults stay: ``PUT /faults {}`` clears those."""
@@ -187,7 +221,24 @@ class Simulator:
         if not rows:
             return HTMLResponse(pages.missing(), HTTPStatus.NOT_FOUND, headers=pages.HEADERS)
         hooks = await self.log.webhooks([rows[0]["seq"]])
-        return HTMLResponse(pages.mail(mail_of(rows[0]), hooks), headers=pages.HEADERS)
+        mail = mail_of(rows[0])
+        words = REPORTS[mail.provider].events if mail.provider in self.settings.endpoints else ()
+        return HTMLResponse(pages.mail(mail, hooks, words), headers=pages.HEADERS)
+
+    async def mail_report(self, request: Request) -> Response:
+        """Post what the form on a mail's page says, and show the page with the answer."""
+        identifier = request.path_params["id"]
+        rows = await self.log.mails(id=identifier)
+        form = dict(parse_qsl((await request.body()).decode(errors="replace")))
+        asked = {
+            "provider": rows[0]["provider"] if rows else "",
+            "reports": [{**form, "mail": identifier}],
+            "faults": {"webhook_early": True},
+        }
+        answer = await self.report(asked)
+        if answer.status_code != HTTPStatus.ACCEPTED:
+            return answer
+        return RedirectResponse(f"/inbox/{quote(identifier, safe='')}", HTTPStatus.SEE_OTHER)
 
 
 def mail_of(row: dict[str, Any]) -> Mail:
@@ -255,10 +306,13 @@ def build(settings: Settings, log: Log) -> ASGIApp:
         Route("/inbox.json", simulator.inbox_json),
         Route("/webhooks.json", simulator.webhooks_json),
         Route("/faults", simulator.faults, methods=["GET", "PUT"]),
+        Route("/reports", simulator.reports, methods=["POST"]),
+        Route("/checks", simulator.checks, methods=["POST"]),
         Route("/reset", simulator.reset, methods=["POST"]),
         Route("/healthz", simulator.healthz),
         Route("/", simulator.inbox_page),
         Route("/inbox/{id}", simulator.mail_page),
+        Route("/inbox/{id}/reports", simulator.mail_report, methods=["POST"]),
     ]
     others = Starlette(routes=routes, lifespan=simulator.lifespan, exception_handlers={RefusedError: answer_refused})
     return with_send_apis(simulator, others)

@@ -2,6 +2,22 @@
 
 from dataclasses import dataclass
 
+# What may befall a mail. Of a provider that tells of a thing its table of events has the word; none has them all.
+WORDS = (
+    "sent",
+    "delivered",
+    "deferred",
+    "soft_bounced",
+    "bounced",
+    "suppressed",
+    "complained",
+    "rejected",
+    "failed",
+    "opened",
+    "clicked",
+    "unsubscribed",
+)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -15,7 +31,7 @@ _DELIVERED = (Step("sent", 0.1), Step("delivered", 0.5))
 
 BEHAVIOURS: dict[str, tuple[Step, ...]] = {
     "delivered": _DELIVERED,
-    "bounce": (Step("sent", 0.1), Step("hard_bounced", 0.8)),
+    "bounce": (Step("sent", 0.1), Step("bounced", 0.8)),
     "soft": (Step("sent", 0.1), Step("soft_bounced", 0.8)),
     "complain": (*_DELIVERED, Step("complained", 3)),
     "slow": (Step("sent", 0.1), Step("delivered", 30)),

@@ -12,12 +12,13 @@ class FaultsError(ValueError):
 
 @dataclass(frozen=True)
 class Faults:
-    """``rate_*`` and ``webhook_duplicate`` are chances from 0 to 1, ``*_ms`` milliseconds.
+    """``rate_*``, ``webhook_duplicate`` and ``webhook_forged`` are chances from 0 to 1, ``*_ms`` milliseconds.
 
     *before* means nothing was accepted, *after* that the mail was; each is decided once a request, also for a batch.
     ``rate_429_bare`` says 429 without Retry-After. ``rate_hang`` accepts, says nothing for ``hang_ms``, then cuts the
     connection. A search finds a mail only ``search_lag_ms`` after it was accepted. A webhook comes ``webhook_delay_ms``
-    late, and up to ``webhook_late_ms`` more. With ``webhook_early`` a mail's webhooks are posted and answered before
+    late, and up to ``webhook_late_ms`` more; a doubled one twice in each attempt, a forged one with a signature or
+    credentials by another secret. With ``webhook_early`` a mail's webhooks are posted and answered before
     the send API answers. The same ``seed`` makes the same choices for the same requests.
     """
 
@@ -34,6 +35,7 @@ class Faults:
     rate_hang: float = 0.0
     rate_search_5xx: float = 0.0
     webhook_duplicate: float = 0.0
+    webhook_forged: float = 0.0
     webhook_shuffle: bool = False
     webhook_delay_ms: float = 0.0
     webhook_late_ms: float = 0.0

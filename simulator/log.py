@@ -22,7 +22,7 @@ import orjson
 from simulator.mail import Mail
 
 # To be raised when the tables change: a log of another layout is begun anew.
-LAYOUT = 2
+LAYOUT = 3
 SCHEMA = f"""
 BEGIN;
 CREATE TABLE mail (
@@ -36,8 +36,8 @@ CREATE TABLE refusal (
     done TEXT NOT NULL, at REAL NOT NULL);
 CREATE TABLE webhook (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL, mail INTEGER NOT NULL, provider TEXT NOT NULL, event TEXT NOT NULL,
-    recipient TEXT NOT NULL, happened_at REAL NOT NULL, due REAL NOT NULL, body TEXT NOT NULL, state TEXT NOT NULL,
-    attempts INTEGER NOT NULL, status INTEGER, answer TEXT NOT NULL);
+    recipient TEXT NOT NULL, happened_at REAL NOT NULL, due REAL NOT NULL, body TEXT NOT NULL, times INTEGER NOT NULL,
+    forged INTEGER NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL, status INTEGER, answer TEXT NOT NULL);
 CREATE INDEX webhook_mail ON webhook (mail);
 CREATE TABLE idempotency (
     key TEXT PRIMARY KEY, digest TEXT NOT NULL, answer TEXT NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
@@ -49,7 +49,7 @@ TABLES = ("mail", "refusal", "webhook", "idempotency")
 NUMBERED = ("mail", "refusal", "webhook")
 MAIL = "INSERT INTO mail VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 REFUSAL = "INSERT INTO refusal VALUES (?, ?, ?, ?, ?, ?)"
-WEBHOOK = "INSERT INTO webhook VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+WEBHOOK = "INSERT INTO webhook VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 CLAIM = "INSERT OR REPLACE INTO idempotency VALUES (?, ?, ?, ?)"
 # What narrows a list of mails: a name, and what must hold for its value or values.
 FILTERS = {
@@ -89,9 +89,10 @@ Waiting = tuple[Writes, "asyncio.Future[None]"]
 
 @dataclass(slots=True)
 class Hook:
-    """One webhook to post, of the mail with that number. Times are Unix seconds.
+    """One webhook to post, of the mail with that number, or 0 where this simulator took none. Times are Unix seconds.
 
-    ``withheld`` ones happened, but nobody is told.
+    ``body`` is what it says, before it is signed. Each attempt posts it so many ``times``. ``withheld`` ones happened,
+    but nobody is told.
     """
 
     seq: int
@@ -103,6 +104,8 @@ class Hook:
     happened_at: float
     due: float
     body: str
+    times: int = 1
+    forged: bool = False
     state: State = "pending"
     attempts: int = 0
     status: int | None = None
@@ -227,6 +230,10 @@ class Log:
         )
         if claim:
             self._keys.add(claim.key)
+
+    async def plan(self, hooks: Iterable[Hook]) -> None:
+        """Log webhooks that follow from no mail of ours."""
+        await self.write({WEBHOOK: [_hook_row(hook) for hook in hooks]})
 
     async def refuse(self, rows: Iterable[tuple[Any, ...]]) -> None:
         await self.write({REFUSAL: list(rows)})

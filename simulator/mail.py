@@ -46,6 +46,7 @@ class Mail:
     headers: dict[str, str]
     metadata: dict[str, str]
     payload: dict[str, Any]
+    tags: list[str] = field(default_factory=list)
     idempotency_key: str = ""
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
     accepted_at: datetime = field(default_factory=lambda: datetime.now(UTC))

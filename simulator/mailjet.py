@@ -84,6 +84,7 @@ def read(message: Any) -> Mail:
         html=message.get("HTMLPart") or "",
         headers={name: str(value) for name, value in (message.get("Headers") or {}).items()},
         metadata=metadata_in(message.get("EventPayload") or ""),
+        tags=[message["CustomCampaign"]] if message.get("CustomCampaign") else [],
         payload=message,
         id=str(10**17 + uuid.uuid4().int % 10**17),
     )

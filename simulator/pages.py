@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -55,7 +56,7 @@ pre, iframe { width: 100%; background: var(--paper); border: 1px solid var(--lin
 pre { padding: 1rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 iframe { height: 26rem; background: #fff; }
 form { display: flex; gap: .5rem; flex-wrap: wrap; margin: 0 0 1rem; align-items: center; }
-input, button { font: inherit; padding: .3rem .6rem; }
+input, select, button { font: inherit; padding: .3rem .6rem; }
 """
 
 STATES = {"delivered": "answered", "failed": "given up", "pending": "waiting", "withheld": "never told"}
@@ -87,8 +88,11 @@ def _inbox_row(mail: Mail, states: Counter[str]) -> str:
       <td>{tags or '<span class="soft">none</span>'}</td></tr>"""
 
 
-def mail(mail: Mail, hooks: list[Row]) -> str:
-    """Show one mail: its parts, links, headers and webhooks with their answers."""
+def mail(mail: Mail, hooks: list[Row], words: Iterable[str] = ()) -> str:
+    """Show one mail: its parts, links, headers and webhooks with their answers.
+
+    ``words`` are what its provider can be made to tell of it.
+    """
     links = "".join(f'<li><a href="{escape(link)}">{escape(link)}</a></li>' for link in mail.links)
     facts = {
         "Provider": mail.provider,
@@ -105,11 +109,24 @@ def mail(mail: Mail, hooks: list[Row]) -> str:
         "Text": f"<pre>{escape(mail.text)}</pre>" if mail.text else "",
         "HTML": frame if mail.html else "",
         "Headers": _facts(mail.headers) if mail.headers else "",
-        "Webhooks": _webhooks(hooks) if hooks else "",
+        "Webhooks": _report_form(mail, words) + (_webhooks(hooks) if hooks else ""),
     }
     body = '<p><a href="/">Back to the inbox</a></p>' + _facts(facts)
     body += "".join(f"<h2>{name}</h2>{section or '<p>None.</p>'}" for name, section in sections.items())
     return _page(mail.subject or "(no subject)", body)
+
+
+def _report_form(mail: Mail, words: Iterable[str]) -> str:
+    choices = {"to": dict.fromkeys(mail.recipients), "happening": dict.fromkeys(words)}
+    if not choices["happening"]:
+        return ""
+    to, happening = (
+        "".join(f"<option>{escape(each)}</option>" for each in choices[name]) for name in ("to", "happening")
+    )
+    return f"""<form method="post" action="/inbox/{escape(mail.id)}/reports">
+      <label for="to">Recipient</label><select id="to" name="to">{to}</select>
+      <label for="happening">What befell it</label><select id="happening" name="happening">{happening}</select>
+      <button>Report it now</button></form>"""
 
 
 def missing() -> str:

@@ -1,4 +1,4 @@
-"""Postmark: its send API and its search. Its webhooks are in ``postmark_webhooks``.
+"""Postmark: its send API and its search. Its webhooks are in ``reports.postmark``.
 
 Sources: postmarkapp.com/developer/api/email-api, /api/messages-api and /api/overview#error-codes;
 postmarkapp.com/support/article/1125-custom-metadata-faq (one metadata field a search).
@@ -114,6 +114,7 @@ def read(payload: Any) -> Mail:
         html=payload.get("HtmlBody") or "",
         headers={header["Name"]: header["Value"] for header in payload.get("Headers") or []},
         metadata={name: str(value) for name, value in (payload.get("Metadata") or {}).items()},
+        tags=[payload["Tag"]] if payload.get("Tag") else [],
         payload=payload,
     )
 

@@ -1,21 +1,14 @@
-"""Resend: its send API and its webhooks, which Svix posts.
+"""Resend: its send API. Its webhooks are in ``reports.resend``.
 
 Sources: resend.com/docs/api-reference/emails/{send-email,send-batch-emails,retrieve-email},
-/api-reference/errors, /dashboard/emails/{idempotency-keys,email-bounces}, /webhooks/emails/*,
-/webhooks/retries-and-replays; docs.svix.com/receiving/verifying-payloads/how-manual and /retries.
+/api-reference/errors and /dashboard/emails/idempotency-keys.
 """
 
-import base64
-import hashlib
-import hmac
-import secrets
-import time
-from datetime import datetime
 from typing import Any
 
 from simulator.api import Answer, Api, Headers, Keys, found, metadata_in, outcome
-from simulator.behaviour import REJECTED, behaviour_of
 from simulator.mail import Mail, Refusal, RefusedError, addresses, is_address, rfc3339
+from simulator.reports.resend import message_id
 
 NAME = "resend"
 BATCH_LIMIT = 100
@@ -24,17 +17,7 @@ KEY_LIMIT = 256
 TEXTS = ("from", "subject", "text", "html")
 KEY_LIFE = 24 * 3600.0
 
-RETRIES = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0)
-TIMEOUT = 15.0
-
-AGENT = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/605.1.15 (KHTML, like Gecko) Safari/605.1.15"
-
 Body = dict[str, Any]
-
-
-def is_retried(status: int | None) -> bool:
-    """Whether Svix tries again: anything but a 2xx, redirects included. ``None`` is no answer."""
-    return status not in range(200, 300)
 
 
 # The send API
@@ -174,7 +157,7 @@ def details(mail: Mail, happened: list[dict[str, Any]]) -> Body:
     return {
         "object": "email",
         "id": mail.id,
-        "message_id": _message_id(mail.id),
+        "message_id": message_id(mail),
         "to": _listed(payload.get("to")),
         "from": mail.sender,
         "created_at": rfc3339(mail.accepted_at).replace("T", " ").replace("Z", "+00"),
@@ -187,110 +170,6 @@ def details(mail: Mail, happened: list[dict[str, Any]]) -> Body:
         "last_event": happened[-1]["event"].removeprefix("email.") if happened else "queued",
         "scheduled_at": payload.get("scheduled_at"),
         "tags": payload.get("tags") or [],
-    }
-
-
-# The webhooks
-
-
-def _message_id(email_id: str) -> str:
-    return f"<{email_id}@send.resend.simulator>"
-
-
-EVENTS: dict[str, tuple[str, Body]] = {
-    "sent": ("email.sent", {}),
-    "delivered": ("email.delivered", {}),
-    "hard_bounced": (
-        "email.bounced",
-        {
-            "bounce": {
-                "diagnosticCode": ["smtp; 550 5.1.1 The email account that you tried to reach does not exist."],
-                "message": "The recipient's email provider sent a hard bounce message,"
-                " but didn't specify the reason for the hard bounce.",
-                "subType": "General",
-                "type": "Permanent",
-            }
-        },
-    ),
-    "soft_bounced": (
-        "email.bounced",
-        {
-            "bounce": {
-                "diagnosticCode": ["smtp; 452 4.2.2 The email account that you tried to reach is over quota."],
-                "message": "The recipient's email provider sent a bounce message"
-                " because the recipient's inbox was full.",
-                "subType": "MailboxFull",
-                "type": "Transient",
-            }
-        },
-    ),
-    "deferred": ("email.delivery_delayed", {}),
-    "complained": ("email.complained", {}),
-    "opened": ("email.opened", {}),
-    "clicked": ("email.clicked", {"click": {"ipAddress": "122.115.53.11", "userAgent": AGENT}}),
-    "suppressed": (
-        "email.suppressed",
-        {
-            "suppressed": {
-                "message": "Resend has suppressed sending to this address because it is on the account-level"
-                " suppression list. This does not count toward your bounce rate metric",
-                "type": "OnAccountSuppressionList",
-            }
-        },
-    ),
-}
-
-
-def events(mail: Mail, recipient: str, word: str, at: datetime) -> list[tuple[str, Body]]:
-    """Build the webhook Resend posts when ``word`` happens to a recipient: [(type, body)].
-
-    ``email.sent`` is about the request, so it comes once a mail, with all of ``to``; the others name one
-    recipient.
-    """
-    if word == "sent" and recipient != next(each for each in mail.recipients if behaviour_of(each) != REJECTED):
-        return []
-    kind, more = EVENTS[word]
-    data: Body = {
-        "created_at": rfc3339(mail.accepted_at, 3),
-        "email_id": mail.id,
-        "message_id": _message_id(mail.id),
-        "from": mail.sender,
-        "to": _listed(mail.payload.get("to")) if word == "sent" else [recipient],
-        "subject": mail.subject,
-        **more,
-    }
-    if word == "clicked":
-        link = next(iter(mail.links), "https://example.com/")
-        data["click"] = {**more["click"], "link": link, "timestamp": rfc3339(at, 3)}
-    if mail.headers:
-        data["headers"] = [{"name": name, "value": value} for name, value in mail.headers.items()]
-    if tags := mail.payload.get("tags"):
-        data["tags"] = {tag["name"]: tag["value"] for tag in tags}
-    return [(kind, {"type": kind, "created_at": rfc3339(at, 3), "data": data})]
-
-
-def new_webhook_id() -> str:
-    return f"msg_{secrets.token_hex(14)[:27]}"
-
-
-def secret_bytes(secret: str) -> bytes:
-    """Decode ``whsec_<base64>``. Raises ValueError."""
-    prefix, _, encoded = secret.partition("_")
-    if prefix != "whsec" or not encoded:
-        raise ValueError("a Svix secret looks like whsec_<base64>")
-    return base64.b64decode(encoded, validate=True)
-
-
-def webhook_headers(webhook_id: str, body: str, key: bytes) -> dict[str, str]:
-    """Sign as Svix does: HMAC-SHA256 over ``id.timestamp.body``, anew for every attempt."""
-    stamp = str(int(time.time()))
-    signed = b".".join((webhook_id.encode(), stamp.encode(), body.encode()))
-    digest = hmac.new(key, signed, hashlib.sha256).digest()
-    return {
-        "User-Agent": "Svix-Webhooks/1.84.0 (+https://www.svix.com/http-sender/)",
-        "svix-id": webhook_id,
-        "svix-timestamp": stamp,
-        "svix-signature": f"v1,{base64.b64encode(digest).decode()}",
     }
 
 

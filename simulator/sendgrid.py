@@ -60,6 +60,7 @@ def read(payload: Any) -> Mail:
         html=content.get("text/html", ""),
         headers={name: str(value) for name, value in (payload.get("headers") or {}).items()},
         metadata={name: str(value) for name, value in _metadata(payload).items()},
+        tags=[str(tag) for tag in payload.get("categories") or []],
         payload=payload,
     )
 

@@ -19,6 +19,7 @@ from simulator.api import Answer, Api, Headers
 from simulator.faults import Dice
 from simulator.log import Claim, Log
 from simulator.mail import Mail, Refusal, RefusedError
+from simulator.planning import Planner
 from simulator.webhooks import Poster
 
 Scope = Mapping[str, Any]
@@ -63,9 +64,10 @@ AFTER: dict[str, Callable[[Api], Reply]] = {
 
 @dataclass(slots=True)
 class Desk:
-    """What the send APIs share: the log, the chance, and who posts the webhooks."""
+    """What the send APIs share: the log, the chance, and who plans and posts the webhooks."""
 
     log: Log
+    planner: Planner
     poster: Poster
     dice: Dice
     under_way: set[str] = field(default_factory=set)
@@ -167,9 +169,9 @@ class SendApi:
             outcome.idempotency_key = claim.key.partition(" ")[2] if claim else ""
             mails.append(outcome)
         rows = self._rows(payload, numbers, dict(refused)) if refused else []
-        hooks = self._desk.poster.plan(mails)
+        hooks = self._desk.planner.follow(mails, self._desk.dice)
         await self._desk.log.accept(mails, hooks, done=done, refused=rows, claim=claim)
-        await self._desk.poster.take(hooks)
+        await self._desk.poster.take(hooks, now=self._desk.dice.faults.webhook_early)
 
     async def _note(self, payload: Any, done: str) -> None:
         """Log a request of which nothing was accepted."""

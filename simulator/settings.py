@@ -9,7 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from simulator.faults import Faults, FaultsError
-from simulator.webhooks import Endpoint, postmark_endpoint, resend_endpoint
+from simulator.reports import REPORTS
+from simulator.webhooks import Endpoint
 
 # What a provider's clients must show, and the variable that says it. One without refuses everybody.
 SECRETS = {
@@ -27,10 +28,12 @@ environment (a flag wins over its variable):
   SIMULATOR_RESEND_KEY         the Bearer key that is accepted
   SIMULATOR_SENDGRID_KEY       the Bearer key that is accepted
   SIMULATOR_MAILJET_KEY        the key:secret that is accepted
-                               (one of the four at least; a provider without one refuses everybody)
-  SIMULATOR_POSTMARK_WEBHOOK   where Postmark's events go: http://user:password@host:port/path
-  SIMULATOR_RESEND_WEBHOOK     where Resend's events go (a provider without an address posts none)
-  SIMULATOR_RESEND_SECRET      whsec_<base64>, signs Resend's webhooks
+                               (a provider without one refuses everybody)
+  SIMULATOR_<PROVIDER>_WEBHOOK where a provider's events go (one without an address posts none); of those that sign
+                               nothing (BREVO, MAILJET, POSTMARK, SPARKPOST) as http://user:password@host:port/path.
+                               The others are AMAZON_SES, MAILERSEND, MAILGUN, MAILTRAP, MANDRILL, POSTAL, RESEND,
+                               SENDGRID and UNISENDER_GO
+  SIMULATOR_<PROVIDER>_SECRET  what the others sign by; `python -m simulator secrets` makes new ones
   SIMULATOR_WEBHOOKS           off: a mail is accepted and nothing follows from it, as --no-webhooks
   SIMULATOR_SYNC               off: no fsync, so that a power cut may lose what was accepted; for benchmarks
   SIMULATOR_TIME_SCALE         factor on event delays and webhook retries, default 1.0
@@ -39,6 +42,8 @@ environment (a flag wins over its variable):
 send APIs: http://HOST:PORT/postmark/, /resend/, /mailjet/ and /sendgrid/; inbox: http://HOST:PORT/
 the local part of an address decides what happens to it: delivered@, bounce@, soft@, complain@, slow@, defer@,
 open@, click@, silent@, reject@; anyone+bounce@ and bounce+anything@ work too
+`python -m simulator report --help`: have a running simulator report of any mail, by any provider's webhook
+`python -m simulator check --help`: have it try the service's address, as some providers do first
 """
 
 
@@ -72,8 +77,10 @@ def read_settings(arguments: list[str], env: Mapping[str, str]) -> Settings:
     """Read flags and environment. Raises SettingsError; exits 2 on a wrong flag, as argparse does."""
     flags = _parser(env).parse_args(arguments)
     secrets = {provider: env[name] for provider, name in SECRETS.items() if env.get(name)}
-    if not secrets:
-        raise SettingsError(f"set at least one of {', '.join(SECRETS.values())}: there is nothing to simulate")
+    endpoints = _endpoints(env)
+    if not secrets and not endpoints:
+        names = [*SECRETS.values(), *map(webhook_variable, REPORTS)]
+        raise SettingsError(f"set at least one of {', '.join(names)}: there is nothing to simulate")
     if not flags.data:
         raise SettingsError("set --data or SIMULATOR_DATA to the directory of the log")
     return Settings(
@@ -82,7 +89,7 @@ def read_settings(arguments: list[str], env: Mapping[str, str]) -> Settings:
         data=Path(flags.data),
         tls=_tls(flags.certfile, flags.keyfile),
         secrets=secrets,
-        endpoints=_endpoints(env, secrets),
+        endpoints=endpoints,
         webhooks=_switch("SIMULATOR_WEBHOOKS", env) and not flags.no_webhooks,
         sync=_switch("SIMULATOR_SYNC", env),
         time_scale=_number("SIMULATOR_TIME_SCALE", env.get("SIMULATOR_TIME_SCALE") or "1"),
@@ -93,8 +100,8 @@ def read_settings(arguments: list[str], env: Mapping[str, str]) -> Settings:
 def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m simulator",
-        description="A stand-in for Postmark, Resend, Mailjet and SendGrid: it takes mails as they do, and posts the"
-        " webhooks of the first two.",
+        description="A stand-in for the providers: it takes mails as Postmark, Resend, Mailjet and SendGrid do, and"
+        " posts webhooks as these and nine others do.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -148,21 +155,27 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _endpoints(env: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, Endpoint]:
-    endpoints: dict[str, Endpoint] = {}
-    if url := env.get("SIMULATOR_POSTMARK_WEBHOOK"):
-        if "postmark" not in secrets:
-            raise SettingsError("SIMULATOR_POSTMARK_WEBHOOK is set, but SIMULATOR_POSTMARK_TOKEN is not")
-        endpoints["postmark"] = postmark_endpoint(_url("SIMULATOR_POSTMARK_WEBHOOK", url))
-    if url := env.get("SIMULATOR_RESEND_WEBHOOK"):
-        secret = env.get("SIMULATOR_RESEND_SECRET", "")
-        if "resend" not in secrets or not secret:
-            raise SettingsError("SIMULATOR_RESEND_WEBHOOK needs SIMULATOR_RESEND_KEY and SIMULATOR_RESEND_SECRET")
-        try:
-            endpoints["resend"] = resend_endpoint(_url("SIMULATOR_RESEND_WEBHOOK", url), secret)
-        except ValueError as error:
-            raise SettingsError(f"SIMULATOR_RESEND_SECRET must be whsec_<base64>: {error}") from error
-    return endpoints
+def _endpoints(env: Mapping[str, str]) -> dict[str, Endpoint]:
+    return {name: _endpoint(name, env) for name in REPORTS if env.get(webhook_variable(name))}
+
+
+def _endpoint(name: str, env: Mapping[str, str]) -> Endpoint:
+    reports, secret = REPORTS[name], secret_variable(name)
+    url = _url(webhook_variable(name), env[webhook_variable(name)])
+    if not reports.scheme.in_url and not env.get(secret):
+        raise SettingsError(f"{webhook_variable(name)} needs {secret}, {reports.scheme.looks}")
+    try:
+        return Endpoint.at(reports, url, env.get(secret, ""))
+    except ValueError as error:
+        raise SettingsError(f"{secret} must be {reports.scheme.looks}: {error}") from error
+
+
+def webhook_variable(name: str) -> str:
+    return f"SIMULATOR_{name.upper()}_WEBHOOK"
+
+
+def secret_variable(name: str) -> str:
+    return f"SIMULATOR_{name.upper()}_SECRET"
 
 
 def _url(name: str, text: str) -> str:

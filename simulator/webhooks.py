@@ -1,74 +1,54 @@
-"""The posting queue: what is planned for a mail, posted when due, retried as its provider retries."""
+"""The posting queue: what is planned is posted when due, and retried as its provider retries."""
 
 import asyncio
-import base64
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
 
 import aiohttp
-import orjson
 from yarl import URL
 
-from simulator import postmark, postmark_webhooks, resend
-from simulator.behaviour import BEHAVIOURS, UNTOLD, behaviour_of
-from simulator.faults import Dice, Faults
-from simulator.log import Hook, Log, State
-from simulator.mail import Mail
+from simulator.log import Hook, Log
+from simulator.reports import Reports, Sending
+from simulator.reports.base import Posted, dumped
 
-# Those whose webhooks are known here.
-PROVIDERS = {postmark.NAME: postmark_webhooks, resend.NAME: resend}
 CONCURRENCY = 32
 ANSWER_LIMIT = 500
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and how one provider posts. ``retries`` are seconds."""
+    """Where one provider posts, and the key by which it proves that it is the one."""
 
-    url: URL
-    retries: tuple[float, ...]
-    timeout: aiohttp.ClientTimeout
-    is_retried: Callable[[int | None], bool]
-    headers: Callable[[Hook], dict[str, str]]
-    follow_redirects: bool
+    reports: Reports
+    url: str
+    key: Any
 
+    @classmethod
+    def at(cls, reports: Reports, url: str, secret: str = "") -> "Endpoint":
+        """Post to ``url``, with the user and the password that stand in it where no ``secret`` is needed.
 
-def postmark_endpoint(url: str) -> Endpoint:
-    """Post to ``url`` with the basic auth that stands in it."""
-    parsed = URL(url)
-    pair = f"{parsed.user or ''}:{parsed.password or ''}".encode()
-    basic = {"Authorization": f"Basic {base64.b64encode(pair).decode()}"} if parsed.user else {}
+        Raises ValueError where that is none of its kind.
+        """
+        parsed = URL(url)
+        credentials = f"{parsed.user}:{parsed.password or ''}" if parsed.user else ""
+        key = reports.scheme.read(credentials if reports.scheme.in_url else secret)
+        return cls(reports, str(parsed.with_user(None)), key)
 
-    def headers(hook: Hook) -> dict[str, str]:
-        return {**postmark_webhooks.webhook_headers(hook.id, hook.attempts), **basic}
-
-    bare = parsed.with_user(None)
-    timeout = aiohttp.ClientTimeout(total=postmark_webhooks.TIMEOUT)
-    return Endpoint(
-        bare, postmark_webhooks.RETRIES, timeout, postmark_webhooks.is_retried, headers, follow_redirects=True
-    )
-
-
-def resend_endpoint(url: str, secret: str) -> Endpoint:
-    """Post to ``url``, signed. Raises ValueError when the secret is not whsec_<base64>."""
-    key = resend.secret_bytes(secret)
-
-    def headers(hook: Hook) -> dict[str, str]:
-        return resend.webhook_headers(hook.id, hook.body, key)
-
-    timeout = aiohttp.ClientTimeout(total=resend.TIMEOUT)
-    return Endpoint(URL(url), resend.RETRIES, timeout, resend.is_retried, headers, follow_redirects=False)
+    @cached_property
+    def other_key(self) -> Any:
+        """A key that is not the right one; made when it is needed, since some are dear."""
+        return self.reports.scheme.other(self.key)
 
 
 class Poster:
     """Posts what is due. Whatever waits is in the log too, so a restart goes on with it."""
 
-    def __init__(self, log: Log, endpoints: Mapping[str, Endpoint], time_scale: float, *, on: bool = True) -> None:
-        self._log, self._endpoints, self._scale, self._on = log, endpoints, time_scale, on
-        self.dice = Dice(Faults())
+    def __init__(self, log: Log, endpoints: Mapping[str, Endpoint], time_scale: float) -> None:
+        self._log, self._endpoints, self._scale = log, endpoints, time_scale
         self.states: Counter[str] = Counter(log.states())
         self._waiting: set[int] = set()
         self._due: asyncio.Queue[Hook] = asyncio.Queue()
@@ -87,62 +67,11 @@ class Poster:
             if hook.seq in self._waiting:
                 await self._attempt(hook)
 
-    def plan(self, mails: Iterable[Mail]) -> list[Hook]:
-        """List every webhook that will follow from mails, each due when it happens or as faults shift it."""
-        if not self._on:
-            return []
-        return [hook for mail in mails if mail.provider in PROVIDERS for hook in self._plan(mail)]
-
-    def _plan(self, mail: Mail) -> list[Hook]:
-        accepted_at, scale = mail.accepted_at.timestamp(), 0 if self.dice.faults.webhook_early else self._scale
-        hooks: list[Hook] = []
-        for recipient in mail.recipients:
-            behaviour = behaviour_of(recipient)
-            state: State = "pending" if behaviour != UNTOLD and mail.provider in self._endpoints else "withheld"
-            for step in BEHAVIOURS[behaviour]:
-                hooks += self._hooks(mail, recipient, step.word, accepted_at + step.after * scale, state)
-        if self.dice.faults.webhook_shuffle:
-            self._shuffle(hooks)
-        return hooks
-
-    def _hooks(self, mail: Mail, recipient: str, word: str, happened_at: float, state: State) -> list[Hook]:
-        provider = PROVIDERS[mail.provider]
-        return [
-            Hook(
-                seq=self._log.number(),
-                id=provider.new_webhook_id(),
-                mail=mail.seq,
-                provider=mail.provider,
-                event=event,
-                recipient=recipient,
-                happened_at=happened_at,
-                due=happened_at + self._lateness(),
-                body=orjson.dumps(body).decode(),
-                state=state,
-            )
-            for event, body in provider.events(mail, recipient, word, datetime.fromtimestamp(happened_at, UTC))
-        ]
-
-    def _lateness(self) -> float:
-        faults = self.dice.faults
-        if faults.webhook_early:
-            return 0
-        jitter = self.dice.random.uniform(0, faults.webhook_late_ms) if faults.webhook_late_ms else 0
-        return (faults.webhook_delay_ms + jitter) / 1000
-
-    def _shuffle(self, hooks: list[Hook]) -> None:
-        """Deal the due times out anew, so that later news may come first; what happened when stays true."""
-        dues = [hook.due for hook in hooks]
-        while len(set(dues)) > 1 and dues == [hook.due for hook in hooks]:
-            self.dice.random.shuffle(dues)
-        for hook, due in zip(hooks, dues, strict=True):
-            hook.due = due
-
-    async def take(self, hooks: list[Hook]) -> None:
-        """Queue hooks that are in the log; by that fault, make the first attempt of each now and in order."""
+    async def take(self, hooks: list[Hook], *, now: bool = False) -> None:
+        """Queue hooks that are in the log; ``now`` makes the first attempt of each at once and in order."""
         self.states.update(hook.state for hook in hooks)
         pending = [hook for hook in hooks if hook.state == "pending"]
-        if not self.dice.faults.webhook_early:
+        if not now:
             self._add(pending)
             return
         for hook in pending:
@@ -162,15 +91,15 @@ class Poster:
 
     async def _attempt(self, hook: Hook) -> None:
         endpoint = self._endpoints[hook.provider]
-        times = 2 if self.dice.hit("webhook_duplicate") else 1
-        for _ in range(times):
+        reports = endpoint.reports
+        for _ in range(hook.times):
             await self._post(endpoint, hook)
-        if not endpoint.is_retried(hook.status):
+        if not reports.is_retried(hook.status) or hook.event in reports.never_again:
             hook.state = "delivered" if hook.status in range(200, 300) else "failed"
-        elif hook.attempts > len(endpoint.retries):
+        elif hook.attempts > len(reports.retries):
             hook.state = "failed"
         else:
-            hook.due = time.time() + endpoint.retries[hook.attempts - 1] * self._scale
+            hook.due = time.time() + reports.retries[hook.attempts - 1] * self._scale
         await self._log.record_attempt(hook)
         if hook.seq not in self._waiting:  # forgotten meanwhile
             return
@@ -182,18 +111,34 @@ class Poster:
         self.states[hook.state] += 1
 
     async def _post(self, endpoint: Endpoint, hook: Hook) -> None:
-        headers = {"Content-Type": "application/json", **endpoint.headers(hook)}
+        key = endpoint.other_key if hook.forged else endpoint.key
+        posted = endpoint.reports.sign(hook.body, Sending(hook.id, hook.attempts, endpoint.url), key)
         hook.attempts += 1
+        hook.status, hook.answer = await self._ask(endpoint, "POST", posted)
+
+    async def check(self, endpoint: Endpoint) -> list[dict[str, Any]]:
+        """Try an address as its provider does when it is told of it: the method, the status and the answer of each."""
+        reports, done = endpoint.reports, []
+        for check in reports.checks:
+            key = endpoint.key if check.key is None else reports.scheme.read(check.key)
+            sending = Sending(reports.new_id(), 0, endpoint.url)
+            posted = reports.sign(dumped(check.body()), sending, key) if check.body else None
+            status, answer = await self._ask(endpoint, check.method, posted)
+            done.append({"method": check.method, "status": status, "answer": answer})
+        return done
+
+    async def _ask(self, endpoint: Endpoint, method: str, posted: Posted | None) -> tuple[int | None, str]:
+        """Return the answer's status and its beginning; no status, and why, where there is none."""
         try:
-            async with self._session.post(
+            async with self._session.request(
+                method,
                 endpoint.url,
-                data=hook.body.encode(),
-                headers=headers,
-                allow_redirects=endpoint.follow_redirects,
-                timeout=endpoint.timeout,
+                data=posted.body if posted else None,
+                headers={"Content-Type": "application/json", **posted.headers} if posted else None,
+                allow_redirects=endpoint.reports.follow_redirects,
+                timeout=aiohttp.ClientTimeout(total=endpoint.reports.timeout),
             ) as response:
                 answer = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            hook.status, hook.answer = None, f"{type(error).__name__}: {error}"[:ANSWER_LIMIT]
-        else:
-            hook.status, hook.answer = response.status, answer[:ANSWER_LIMIT].decode(errors="replace")
+            return None, f"{type(error).__name__}: {error}"[:ANSWER_LIMIT]
+        return response.status, answer[:ANSWER_LIMIT].decode(errors="replace")

@@ -235,6 +235,7 @@ def test_put_faults_replaces_all(quiet: Simulator) -> None:
         "rate_hang": 0,
         "rate_search_5xx": 0,
         "webhook_duplicate": 0,
+        "webhook_forged": 0,
         "webhook_shuffle": False,
         "webhook_delay_ms": 0,
         "webhook_late_ms": 0,

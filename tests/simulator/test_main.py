@@ -26,9 +26,11 @@ def fail(*arguments: str, **env: str) -> tuple[int, str]:
         (TOKEN | {"SIMULATOR_FAULTS": '{"nonsense": 1}'}, "nonsense"),
         (TOKEN | {"SIMULATOR_FAULTS": "{"}, "SIMULATOR_FAULTS"),
         (TOKEN | {"SIMULATOR_POSTMARK_WEBHOOK": "somewhere"}, "SIMULATOR_POSTMARK_WEBHOOK"),
+        ({"SIMULATOR_SENDGRID_WEBHOOK": "http://h/"}, "SIMULATOR_SENDGRID_SECRET"),
+        ({"SIMULATOR_POSTAL_WEBHOOK": "http://h/", "SIMULATOR_POSTAL_SECRET": "key"}, "SIMULATOR_POSTAL_SECRET"),
         (
-            {"SIMULATOR_RESEND_KEY": "k", "SIMULATOR_POSTMARK_WEBHOOK": "http://h/"},
-            "SIMULATOR_POSTMARK_TOKEN",
+            {"SIMULATOR_AMAZON_SES_WEBHOOK": "http://h/", "SIMULATOR_AMAZON_SES_SECRET": "topic key"},
+            "SIMULATOR_AMAZON_SES_SECRET",
         ),
         (TOKEN | {"SIMULATOR_WEBHOOKS": "no"}, "SIMULATOR_WEBHOOKS"),
         (TOKEN | {"SIMULATOR_SYNC": "0"}, "SIMULATOR_SYNC"),

@@ -5,49 +5,51 @@ subscription-change}-webhook and /api/bounce-api#bounce-types.
 """
 
 import uuid
-from collections.abc import Callable
-from datetime import datetime
-from typing import Any
 
-from simulator.mail import Mail, addresses, rfc3339
+from simulator.mail import addresses, rfc3339
+from simulator.reports.base import AGENT, Build, Event, Happening, Posted, Reports, Sending
+from simulator.reports.schemes import BASIC, basic_header
 
 SERVER_ID = 23
 
 # A standard rung, then a backoff rung: github.com/ActiveCampaign/postmark-skills, postmark-webhooks (August
 # 2026). Until then 403 alone was final, bounces had ten retries in 10.5 hours and other events three.
 RETRIES = (60.0, 300.0, 900.0, 60.0, 300.0, 600.0, 600.0, 600.0, 900.0)
-# Postmark publishes no timeout for these webhooks.
-TIMEOUT = 30.0
 RETRIED = {408, 429, *range(300, 400), *range(500, 600)}
 
-AGENT = "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 Chrome/142.0.0.0 Safari/537.36"
 
-Body = dict[str, Any]
-
-
-def is_retried(status: int | None) -> bool:
-    """Whether Postmark tries again. ``None`` is no answer. Every 4xx but 408 and 429 is final."""
+def _is_retried(status: int | None) -> bool:
+    """Whether Postmark tries again: every 4xx but 408 and 429 is final."""
     return status is None or status in RETRIED
 
 
-def _common(mail: Mail, record: str) -> Body:
+def _common(happened: Happening, record: str) -> Event:
+    mail = happened.mail
     return {
         "RecordType": record,
         "MessageStream": mail.payload.get("MessageStream") or "outbound",
         "ServerID": SERVER_ID,
         "MessageID": mail.id,
-        "Tag": mail.payload.get("Tag") or "",
+        "Tag": happened.tag,
         "Metadata": mail.metadata,
     }
 
 
-def _delivery(mail: Mail, recipient: str, at: str) -> Body:
-    details = f"smtp;250 2.0.0 OK {mail.id}"
-    return {**_common(mail, "Delivery"), "Recipient": recipient, "DeliveredAt": at, "Details": details}
+def _delivery(happened: Happening) -> Event:
+    return {
+        **_common(happened, "Delivery"),
+        "Recipient": happened.recipient,
+        "DeliveredAt": _time(happened),
+        "Details": f"smtp;250 2.0.0 OK {happened.mail.id}",
+    }
+
+
+def _time(happened: Happening) -> str:
+    return rfc3339(happened.at, 7)
 
 
 # TypeCode and wording as in the table of bounce types.
-BOUNCES: dict[str, Body] = {
+BOUNCES: dict[str, Event] = {
     "HardBounce": {
         "TypeCode": 1,
         "Name": "Hard bounce",
@@ -74,6 +76,22 @@ BOUNCES: dict[str, Body] = {
         "Inactive": False,
         "CanActivate": True,
     },
+    "Blocked": {
+        "TypeCode": 100006,
+        "Name": "ISP block",
+        "Description": "Blocked from this ISP due to content or blacklisting.",
+        "Details": "smtp;550 5.7.1 The message was blocked by the recipient's server.",
+        "Inactive": False,
+        "CanActivate": False,
+    },
+    "SMTPApiError": {
+        "TypeCode": 100007,
+        "Name": "SMTP API error",
+        "Description": "An error occurred while accepting an email through the SMTP API.",
+        "Details": "",
+        "Inactive": False,
+        "CanActivate": False,
+    },
     "SpamComplaint": {
         "TypeCode": 100001,
         "Name": "Spam complaint",
@@ -85,16 +103,17 @@ BOUNCES: dict[str, Body] = {
 }
 
 
-def _bounce(kind: str, record: str = "Bounce") -> "Builder":
-    def build(mail: Mail, recipient: str, at: str) -> Body:
+def _bounce(kind: str, record: str = "Bounce") -> Build:
+    def build(happened: Happening) -> Event:
+        mail, recipient = happened.mail, happened.recipient
         return {
-            **_common(mail, record),
+            **_common(happened, record),
             "ID": uuid.uuid4().int % 10**10,
             "Type": kind,
             **BOUNCES[kind],
             "Email": recipient,
             "From": (addresses([mail.sender]) or [""])[0],
-            "BouncedAt": at,
+            "BouncedAt": _time(happened),
             "DumpAvailable": True,
             "Subject": mail.subject,
             "Content": f"Return-Path: <>\r\nTo: {recipient}\r\n\r\n{BOUNCES[kind]['Details']}",
@@ -103,25 +122,22 @@ def _bounce(kind: str, record: str = "Bounce") -> "Builder":
     return build
 
 
-def _suppression(reason: str) -> "Builder":
-    def build(mail: Mail, recipient: str, at: str) -> Body:
-        return {
-            **_common(mail, "SubscriptionChange"),
-            "ChangedAt": at,
-            "Recipient": recipient,
-            "Origin": "Recipient",
-            "SuppressSending": True,
-            "SuppressionReason": reason,
-        }
-
-    return build
+def _suppression(reason: str) -> Build:
+    return lambda happened: {
+        **_common(happened, "SubscriptionChange"),
+        "ChangedAt": _time(happened),
+        "Recipient": happened.recipient,
+        "Origin": "Recipient",
+        "SuppressSending": True,
+        "SuppressionReason": reason,
+    }
 
 
-def _engagement(mail: Mail, record: str, recipient: str, at: str) -> Body:
+def _engagement(happened: Happening, record: str) -> Event:
     return {
-        **_common(mail, record),
-        "Recipient": recipient,
-        "ReceivedAt": at,
+        **_common(happened, record),
+        "Recipient": happened.recipient,
+        "ReceivedAt": _time(happened),
         "Platform": "Desktop",
         "UserAgent": AGENT,
         "OS": {"Name": "macOS 10.15 Catalina", "Company": "Apple Inc.", "Family": "macOS"},
@@ -139,41 +155,45 @@ def _engagement(mail: Mail, record: str, recipient: str, at: str) -> Body:
     }
 
 
-def _open(mail: Mail, recipient: str, at: str) -> Body:
-    return {**_engagement(mail, "Open", recipient, at), "FirstOpen": True, "ReadSeconds": 5}
+def _open(happened: Happening) -> Event:
+    return {**_engagement(happened, "Open"), "FirstOpen": True, "ReadSeconds": 5}
 
 
-def _click(mail: Mail, recipient: str, at: str) -> Body:
-    link = next(iter(mail.links), "https://example.com/")
-    return {**_engagement(mail, "Click", recipient, at), "ClickLocation": "HTML", "OriginalLink": link}
+def _click(happened: Happening) -> Event:
+    return {**_engagement(happened, "Click"), "ClickLocation": "HTML", "OriginalLink": happened.link}
 
 
-Builder = Callable[[Mail, str, str], Body]
-EVENTS: dict[str, tuple[Builder, ...]] = {
+EVENTS: dict[str, tuple[Build, ...]] = {
     "delivered": (_delivery,),
-    "hard_bounced": (_bounce("HardBounce"), _suppression("HardBounce")),
+    "bounced": (_bounce("HardBounce"), _suppression("HardBounce")),
     "soft_bounced": (_bounce("SoftBounce"),),
     "deferred": (_bounce("Transient"),),
     "complained": (_bounce("SpamComplaint", "SpamComplaint"), _suppression("SpamComplaint")),
+    "rejected": (_bounce("Blocked"),),
+    "failed": (_bounce("SMTPApiError"),),
     "opened": (_open,),
     "clicked": (_click,),
+    "unsubscribed": (_suppression("ManualSuppression"),),
 }
 
 
-def events(mail: Mail, recipient: str, word: str, at: datetime) -> list[tuple[str, Body]]:
-    """Build the webhooks Postmark posts when ``word`` happens to a recipient: (RecordType, body) each."""
-    bodies = [build(mail, recipient, rfc3339(at, 7)) for build in EVENTS.get(word, ())]
-    return [(body["RecordType"], body) for body in bodies]
-
-
-def new_webhook_id() -> str:
-    return str(uuid.uuid4())
-
-
-def webhook_headers(webhook_id: str, attempts: int) -> dict[str, str]:
+def _sign(body: str, sending: Sending, key: str) -> Posted:
     """Postmark signs nothing; the URL's user and password are all the proof there is."""
-    return {
+    headers = {
         "User-Agent": "Postmark",
-        "X-PM-Webhook-Trace-Id": webhook_id,
-        "X-PM-Retries-Remaining": str(max(len(RETRIES) - attempts, 0)),
+        "X-PM-Webhook-Trace-Id": sending.id,
+        "X-PM-Retries-Remaining": str(max(len(RETRIES) - sending.before, 0)),
     }
+    return Posted(body.encode(), headers | basic_header(key))
+
+
+REPORTS = Reports(
+    name="postmark",
+    events=EVENTS,
+    kind=lambda event: str(event["RecordType"]),
+    scheme=BASIC,
+    sign=_sign,
+    retries=RETRIES,
+    is_retried=_is_retried,
+    follow_redirects=True,
+)
