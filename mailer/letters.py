@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urljoin
 
@@ -35,6 +36,8 @@ LONGEST: Final = 15 * 60.0
 
 # What is said of each letter of a batch that was refused as a whole.
 BATCH_REFUSED: Final = "batch_refused"
+# And of what was taken by an answer that does not say more.
+UNREADABLE_ANSWER: Final = "unreadable_answer"
 
 
 # Addresses that are kept parsed. Anymail parses the sender's with each mail and the recipient's again in the answer,
@@ -154,7 +157,7 @@ def answers_in(provider: Provider, letters: Sequence[Letter], response: Response
             _answer(provider, letter, whole.part(status, said))
             for letter, (status, said) in zip(letters, parts, strict=True)
         ]
-    return [of_whole(provider, response, body)] * len(letters)
+    return [_of_whole(provider, response, body)] * len(letters)
 
 
 def parts_of(provider: Provider, body: Any, count: int) -> list[tuple[int, Any]] | None:
@@ -186,15 +189,19 @@ def decoded(response: Response) -> Any:
         return (response.body or b"").decode(errors="replace")
 
 
-def of_whole(provider: Provider, response: Response, body: Any) -> Answer:
+def _of_whole(provider: Provider, response: Response, body: Any) -> Answer:
     """Return what is known of all letters of a batch whose answer says nothing of each."""
     verdict, error_class = provider.verdict(response.status, body), f"http_{response.status}"
-    if verdict is Verdict.PERMANENT:
-        # One of them may be at fault for all: each is tried alone.
+    if verdict is Verdict.PERMANENT or (
+        verdict is Verdict.CONFIGURATION and response.status != HTTPStatus.UNAUTHORIZED
+    ):
+        # One of them may be at fault for all, by its sender perhaps: each is tried alone.
         verdict, error_class = Verdict.NOT_SENT, BATCH_REFUSED
     elif verdict is Verdict.ACCEPTED:
-        error_class = "unreadable_answer"
-    return Answer(verdict, response.status, error_class, _retry_after(response))
+        error_class = UNREADABLE_ANSWER
+        if provider.batch and provider.batch.keyed:
+            verdict = Verdict.AMBIGUOUS  # to ask again what became of each does no harm
+    return Answer(verdict, response.status, error_class, retry_after_of(response))
 
 
 class _Read(requests.Response):
@@ -206,7 +213,7 @@ class _Read(requests.Response):
         self.headers = CaseInsensitiveDict(response.headers)
         self.encoding = "utf-8"
         self.is_cut_off = response.body is None
-        self.retry_after = _retry_after(response)
+        self.retry_after = retry_after_of(response)
         self.said = said
         self._content = response.body or b""  # where requests keeps what it has read itself
 
@@ -228,7 +235,7 @@ def _answer(provider: Provider, letter: Letter, response: _Read) -> Answer:
     error_class = "" if verdict is Verdict.ACCEPTED else f"http_{response.status_code}"
     backend, status = backend_at(provider.backend), AnymailStatus()
     if response.is_cut_off:
-        error_class = error_class or "unreadable_answer"
+        error_class = error_class or UNREADABLE_ANSWER
     elif verdict in {Verdict.ACCEPTED, Verdict.PERMANENT}:
         try:
             said: Mapping[str, AnymailRecipientStatus] = backend.parse_recipient_status(
@@ -237,13 +244,13 @@ def _answer(provider: Provider, letter: Letter, response: _Read) -> Answer:
             status.set_recipient_status(said)
         except UNREADABLE:
             # Accepted is accepted, readable or not; a refusal that names no recipient refuses all of them.
-            error_class, status = error_class or "unreadable_answer", AnymailStatus()
+            error_class, status = error_class or UNREADABLE_ANSWER, AnymailStatus()
     if verdict is Verdict.ACCEPTED:
         _tell(backend, letter, status)
     return Answer(verdict, response.status_code, error_class, response.retry_after, status.recipients)
 
 
-def _retry_after(response: Response) -> float | None:
+def retry_after_of(response: Response) -> float | None:
     """Return the seconds a provider asks us to wait; providers send a number, never a date (RFC 9110 10.2.3)."""
     value = response.headers.get("retry-after", "")
     return min(float(value), LONGEST) if value.isdecimal() else None

@@ -228,16 +228,16 @@ def intend(
     """
     rows = [
         {
-            "id": c.message.pk,
+            "id": str(c.message.pk),
             "token": c.message.token,
             "provider": c.message.provider,
             "content": None if c.is_frozen else c.message.content,
-            "batch_id": batch_ids.get(c.message.pk),
+            "batch_id": str(batch_ids[c.message.pk]) if c.message.pk in batch_ids else None,
         }
         for c in claims
     ]
     with connection.cursor() as cursor:
-        cursor.execute(_INTEND, {"intents": json.dumps(rows, default=str), "lease": settings.MAIL_LEASE_SECONDS})
+        cursor.execute(_INTEND, {"intents": json.dumps(rows), "lease": settings.MAIL_LEASE_SECONDS})
         granted = {row[0] for row in cursor.fetchall()}
     ledger.record(facts)
     return [c for c in claims if c.message.pk in granted]
@@ -310,7 +310,7 @@ SELECT id, pg_notify(%s, '') FROM written"""
 
 # Attempts that may have been accepted, and deliveries that still are to be sent.
 DOUBTED: Final = "a.outcome IN ('', 'ambiguous') AND a.disproved_at IS NULL"
-OUTSTANDING: Final = "d.sent_at IS NULL AND d.status NOT IN ('suppressed', 'rejected')"
+OUTSTANDING: Final = "d.sent_at IS NULL AND d.recipient <> '' AND d.status NOT IN ('suppressed', 'rejected')"
 
 # What is claimed is read without the columns that sending has no use for; a kind that wants one loads it.
 _NEEDED: Final = (
@@ -339,7 +339,7 @@ RETURNING {", ".join(f"m.{column}" for column in _NEEDED)},
               SELECT min(a.token) FROM {_ATTEMPT} a WHERE a.message_id = m.id AND {DOUBTED}) IS NULL AS is_disproved,
           (SELECT json_agg(json_build_array(d.id, d.recipient, d.recipient_canonical) ORDER BY d.id)::text
            FROM {_DELIVERY} d
-           WHERE d.message_id = m.id AND d.recipient <> '' AND {OUTSTANDING}) AS recipients"""
+           WHERE d.message_id = m.id AND {OUTSTANDING}) AS recipients"""
 
 _INTEND: Final = f"""
 WITH intent AS MATERIALIZED (

@@ -20,6 +20,7 @@ from mailer.models import DeliveryStatus, Message
 from mailer.outbox import Claimed, Lane, Outcome, Recipient
 from mailer.providers import Provider
 from mailer.routing import Budget, NoneFree
+from mailer.settling import Concluded
 from mailer.verdicts import Answer, Verdict
 
 State = Message.State
@@ -30,8 +31,6 @@ ENOUGH: Final = 10
 SMALL: Final = 100_000
 # Slots that a batch takes: it puts many messages in doubt at once, so that only a few may be under way.
 BATCH_SLOTS: Final = 8
-
-Concluded = tuple[Claimed, Outcome]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -263,13 +262,15 @@ def _batch_size(provider: Provider) -> int:
 def _fits(provider: Provider, letter: Letter) -> bool:
     """Tell whether a letter may travel with others: first attempts of what is small.
 
-    What may have been accepted, or was at hand when a worker died, goes alone: so it can harm itself only.
+    What may have been accepted, or was at hand when a worker died, goes alone: so it can harm itself only, and has the
+    key that it had before.
     """
     message = letter.claim.message
     return bool(
         provider.batch
         and (provider.key is None or provider.batch.keyed)
         and message.attempts == message.crashes == 0
+        and letter.claim.doubted_for is None
         and len(letter.parameters["data"]) <= SMALL
         and provider.batch.fits(letter.payload)
     )

@@ -14,12 +14,12 @@ from uuid import UUID
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, F, Q, QuerySet
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 from django.db.models.functions import Coalesce, Now
 
 from mailer import content, files, ledger, operators
 from mailer.ledger import own_fact
-from mailer.models import DeliveryEvent, DeliveryStatus, Message, Suppression
+from mailer.models import Attempt, Batch, DeliveryEvent, DeliveryStatus, Message, Suppression
 from users.addresses import loosely_canonical
 
 log = structlog.get_logger(__name__)
@@ -78,8 +78,9 @@ def rules(
     history = timedelta(days=settings.MAIL_HISTORY_DAYS if history_days is None else history_days)
     chosen = {*(states or (*ENDED, State.UNKNOWN))}
     ended = Message.objects.filter(state__in=chosen & {*ENDED})
-    # What is still asked after may have to be sent again.
-    doubted = Message.objects.filter(state__in=chosen & {State.UNKNOWN}, inquire_at=None).annotate(
+    # What is still asked after, alone or with its batch, may have to be sent again.
+    kept = Attempt.objects.filter(message=OuterRef("pk"), batch_id__in=Batch.objects.values("pk"))
+    doubted = Message.objects.filter(~Exists(kept), state__in=chosen & {State.UNKNOWN}, inquire_at=None).annotate(
         doubted_at=Coalesce("first_ambiguous_at", "created_at")
     )
     found = [
@@ -225,6 +226,8 @@ def _erase_some(canonical: str) -> Erased:
     for message in Message.objects.filter(pk__in=shared, content__isnull=False):
         message.content = content.without(message.content or {}, canonical)
         message.save(update_fields=["content"])
+    # Kept batches hold what was written to them: they are let go at once.
+    Batch.objects.filter(message_ids__overlap=[*messages]).update(repeat_at=Now())
     events = DeliveryEvent.objects.filter(delivery_id__in=deliveries)
     bodies = Message.objects.filter(HAS_BODY, pk__in=messages)
     return Erased(

@@ -149,6 +149,14 @@ def is_open() -> bool:
     return int(blocked) < len(set(settings.MAIL_PROVIDERS))
 
 
+def is_blocked(name: str) -> bool:
+    """Tell whether a provider is left alone."""
+    with connection.cursor() as cursor:
+        cursor.execute(_BLOCKED, {"names": [name]})
+        (blocked,) = cursor.fetchone()
+    return bool(blocked)
+
+
 def succeeded(name: str) -> None:
     """Take note that a provider works: its failures are forgotten."""
     _run(_SUCCEEDED, {"name": name, "throttled": Reason.THROTTLED})

@@ -7,7 +7,6 @@ doubt.
 
 import functools
 import gc
-import logging
 import os
 import socket
 import time
@@ -22,17 +21,17 @@ from uuid import UUID
 
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, DataError, InterfaceError, connection, transaction
+from django.db import DatabaseError, InterfaceError, transaction
 
 from mailer import batches, couriers, letters, outbox, packing, providers, routing, threaded
 from mailer.couriers import UNANSWERED, Ended, Request
 from mailer.decisions import conclude, judged, put_back
-from mailer.exceptions import DATABASE_LOST
 from mailer.models import Message
-from mailer.outbox import Claimed, Lane, Outcome
-from mailer.packing import Concluded, Packed, Parcel, Room, unsent
+from mailer.outbox import Claimed, Lane
+from mailer.packing import Packed, Parcel, Room, unsent
 from mailer.providers import PROVIDERS
 from mailer.routing import Budget
+from mailer.settling import Concluded, report, settle
 from mailer.verdicts import Answer, Verdict, of_error
 
 log = structlog.get_logger(__name__)
@@ -45,14 +44,8 @@ LONGEST_PAUSE: Final = 1.0
 # Seconds for which a drain lets ended requests gather, so that their outcomes cost one transaction.
 GATHER: Final = 0.01
 
-# Seconds before a lost database is tried again.
-DATABASE_DOWN: Final = 0.5
-
 # Threads for what is not reached over HTTP.
 THREADS: Final = 16
-
-# Seconds that a provider is left alone which does not say for how long it wants to be.
-THROTTLED: Final = 1.0
 
 
 def _always() -> bool:
@@ -126,7 +119,7 @@ class _Drain:
                 self._send(parcel)
             except Exception as error:  # noqa: BLE001  # raised in the end; the other parcels shall leave
                 self._errors.append(error)
-                _settle([(each.claim, conclude(each.claim, parcel.provider, unsent(error))) for each in parcel.letters])
+                settle([(each.claim, conclude(each.claim, parcel.provider, unsent(error))) for each in parcel.letters])
         self._taken += len(claims) - len(packed.waiting)
         return bool(claims)
 
@@ -189,10 +182,10 @@ class _Drain:
                 batch_ids.append(came.about.batch_id)
         try:
             if concluded:
-                _settle(concluded)
+                settle(concluded)
             batches.answered(batch_ids)
             for name, answers in verdicts.items():
-                _report(name, answers, is_troubled=name in self._budget.troubled)
+                report(name, answers, is_troubled=name in self._budget.troubled)
         except (DatabaseError, InterfaceError) as error:
             self._errors.append(error)
 
@@ -215,7 +208,7 @@ class _Drain:
             future = self._under_way.pop(parcel)
             if future and future.cancel():
                 answer = Answer(Verdict.NOT_SENT, error_class="no_free_thread")
-                _settle([(each.claim, conclude(each.claim, parcel.provider, answer)) for each in parcel.letters])
+                settle([(each.claim, conclude(each.claim, parcel.provider, answer)) for each in parcel.letters])
                 continue
             for letter in parcel.letters:
                 log.error("request_abandoned", message_id=str(letter.claim.message.pk), provider=parcel.provider.name)
@@ -236,7 +229,7 @@ def _prepare(claims: Sequence[Claimed], budget: Budget, room: Room) -> Packed:
     ]
     staying = admitted.refused + failed + back
     if staying:
-        _settle(staying)
+        settle(staying)
     going = [claim for parcel in packed.parcels for claim in parcel.claims]
     if not going:
         return replace(packed, parcels=[])
@@ -296,74 +289,3 @@ def _answers(came: Ended[Parcel]) -> list[Answer]:
     if len(parcel.letters) > 1 or parcel.batch_id:
         return letters.answers_in(parcel.provider, parcel.letters, came.result)
     return [letters.answer_in(parcel.provider, parcel.letters[0], came.result)]
-
-
-def _report(name: str, answers: Sequence[Answer], *, is_troubled: bool) -> None:
-    """Have the fleet know how a provider does."""
-    # What refuses a batch works: one of its letters may be at fault.
-    verdicts = Counter(
-        Verdict.PERMANENT if answer.error_class == letters.BATCH_REFUSED else answer.verdict for answer in answers
-    )
-    if verdicts[Verdict.THROTTLED]:
-        routing.throttled(name, max(answer.retry_after or THROTTLED for answer in answers))
-    if verdicts[Verdict.CONFIGURATION]:
-        routing.refused(name)
-    elif verdicts[Verdict.ACCEPTED] or verdicts[Verdict.PERMANENT]:
-        if is_troubled:
-            routing.succeeded(name)
-    elif failures := verdicts[Verdict.NOT_SENT] + verdicts[Verdict.AMBIGUOUS]:
-        routing.failed(name, failures)
-
-
-def _settle(outcomes: Sequence[Concluded]) -> None:
-    """Write outcomes, and log each with the id that runs through the whole story.
-
-    An answer is a fact that nobody else knows, so a lost database is tried again until the leases are over.
-    """
-    end = time.monotonic() + settings.MAIL_LEASE_SECONDS
-    while True:
-        try:
-            outbox.settle([outcome for _, outcome in outcomes])
-            break
-        except DataError:
-            # One of them holds what the database does not take: the others shall not share its fate.
-            if len(outcomes) == 1:
-                raise
-            _settle_each(outcomes)
-            return
-        except DATABASE_LOST as error:
-            if connection.in_atomic_block or time.monotonic() > end:
-                raise
-            log.warning("database_lost", error_class=type(error).__name__)
-            connection.close()
-            time.sleep(DATABASE_DOWN)
-    for claim, outcome in outcomes:
-        log.log(
-            _level(outcome),
-            outbox.LOG_EVENT[outcome.state],
-            message_id=str(outcome.message_id),
-            kind=claim.message.kind,
-            correlation_id=claim.message.correlation_id,
-            provider=claim.message.provider,
-            esp_message_ids=[fact.esp_message_id for fact in outcome.facts if fact.esp_message_id],
-            attempt=outcome.token,
-            http_status=outcome.http_status,
-            error_class=outcome.error_class,
-        )
-
-
-def _settle_each(outcomes: Sequence[Concluded]) -> None:
-    errors: list[DataError] = []
-    for each in outcomes:
-        try:
-            _settle([each])
-        except DataError as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
-
-
-def _level(outcome: Outcome) -> int:
-    if outcome.verdict is None and outcome.state == State.RETRY:
-        return logging.DEBUG  # put back: it waits for its provider
-    return logging.INFO if outcome.state == State.SENT else logging.WARNING

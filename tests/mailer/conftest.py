@@ -248,3 +248,31 @@ def server(point: Callable[..., None]) -> Iterator[Any]:
     with mailserver.taking() as server:
         point(server.port)
         yield server
+
+
+@pytest.fixture
+def resend(simulator: Any, settings: Any, fresh_courier: None) -> Any:
+    """Send through Resend alone, at the simulator."""
+    settings.MAIL_PROVIDERS = ["resend"]
+    letters.backend_at.cache_clear()
+    return simulator
+
+
+class DiedError(BaseException):
+    """What ends a process."""
+
+
+@pytest.fixture
+def left_by_a_dead_worker(transactional_db: None, resend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a worker die once the intent for a batch is committed."""
+
+    def die(*_: Any) -> None:
+        raise DiedError
+
+    for number in range(12):
+        enqueue(f"user-{number}@example.com")
+    with monkeypatch.context() as patched:
+        patched.setattr(couriers.Courier, "send", die)
+        with pytest.raises(DiedError):
+            sender.drain()
+    Message.objects.update(lease_until=Now() - timedelta(seconds=1))

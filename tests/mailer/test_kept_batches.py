@@ -5,86 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.models.functions import Now
-from uuid_utils.compat import uuid7
 
-from mailer import batches, couriers, doubts, letters, operators, retention, routing, sender, sweeping
+from mailer import batches, doubts, letters, outbox, routing, sender, sweeping
 from mailer.models import Attempt, Batch, DeliveryStatus, Message, ProviderState
-from tests.mailer.conftest import ask, change, delivery_of, enqueue, make_due, read, run
+from tests.mailer.conftest import ask, delivery_of, enqueue, make_due, read, run
+from tests.mailer.kept import COUNT, REFUSED, ids_at, left_in_doubt, repeat, requests, several, states
 
-pytestmark = pytest.mark.usefixtures("fresh_courier")
-
-COUNT = 12
 # What happens to the first request, and how many of it are accepted before it is repeated.
 FAULTS = pytest.mark.parametrize(
     ("fault", "accepted"),
     [("rate_reset_after", COUNT), ("rate_5xx_after", COUNT), ("rate_reset_before", 0), ("rate_5xx_before", 0)],
 )
-# What Resend refuses.
-REFUSED = {"subject": "", "text": "t", "html": "h", "from_email": "me@example.org"}
-
-
-@pytest.fixture
-def resend(simulator, settings):
-    """Send through Resend alone."""
-    settings.MAIL_PROVIDERS = ["resend"]
-    letters.backend_at.cache_clear()
-    return simulator
-
-
-def several(count: int = COUNT, **fields) -> list[Message]:
-    return [enqueue(f"user-{number}@example.com", **fields) for number in range(count)]
-
-
-def states() -> dict[str, int]:
-    return dict(Counter(Message.objects.values_list("state", flat=True)))
-
-
-def requests(simulator) -> list[tuple[int, str]]:
-    """Return the requests in their order: how many messages each held, and what was done with them."""
-    seen = Counter((row["request"], row["done"]) for row in simulator.requests())
-    return [(count, done) for (_, done), count in sorted(seen.items())]
-
-
-def left_in_doubt(simulator, fault: str, **fields) -> list[Message]:
-    """Send a batch that gets no answer, and have the provider behave again."""
-    messages = several(**fields)
-    simulator.faults(**{fault: 1})
-    sender.drain()
-    simulator.faults()
-    ProviderState.objects.all().delete()
-    return messages
-
-
-class DiedError(BaseException):
-    """What ends a process."""
-
-
-@pytest.fixture
-def left_by_a_dead_worker(transactional_db, resend, monkeypatch) -> None:
-    """Have a worker die once the intent is committed."""
-
-    def die(*_):
-        raise DiedError
-
-    several()
-    with monkeypatch.context() as patched:
-        patched.setattr(couriers.Courier, "send", die)
-        with pytest.raises(DiedError):
-            sender.drain()
-    Message.objects.update(lease_until=Now() - timedelta(seconds=1))
-
-
-def repeat() -> int:
-    """Let the time of every batch have come."""
-    run("UPDATE mailer_batch SET repeat_at = now()")
-    return batches.resolve()
-
-
-def ids_at(simulator) -> dict[str, str]:
-    return {mail["metadata"]["message_id"]: mail["id"] for mail in simulator.accepted()}
-
 
 # --- Kept, and let go -----------------------------------------------------------------------------------
 
@@ -175,6 +108,7 @@ def test_it_is_repeated_until_it_is_answered(db, resend):
     for _ in range(3):
         assert repeat() == 1
         assert states() == {"unknown": COUNT}
+        ProviderState.objects.all().delete()
     assert Batch.objects.get().repeats == 3
 
     resend.faults()
@@ -235,13 +169,29 @@ def test_one_that_was_refused_is_told_so_by_the_repeat(db, resend):
     assert not Batch.objects.exists()
 
 
-def test_an_unreadable_answer_to_the_repeat_is_an_acceptance_of_all(db, resend):
-    left_in_doubt(resend, "rate_reset_before")
+def test_an_answer_that_cannot_be_read_is_asked_for_again(db, resend):
+    refused = enqueue("eve@example.com", content=REFUSED)
+    left_in_doubt(resend, "rate_unreadable")
+    assert states() == {"unknown": COUNT + 1}
+    assert not ProviderState.objects.exclude(reason="").exists()
+
+    repeat()
+
+    assert (read(refused).state, delivery_of(refused).status) == ("dead", "failed")
+    assert states() == {"dead": 1, "sent": COUNT}
+
+
+def test_what_is_taken_again_and_again_and_never_said_of_whom_is_taken(db, resend):
+    left_in_doubt(resend, "rate_unreadable")
     resend.faults(rate_unreadable=1)
+    for _ in range(batches.PATIENCE - 1):
+        repeat()
+        assert states() == {"unknown": COUNT}
 
     repeat()
 
     assert states() == {"sent": COUNT}
+    assert len(resend.accepted()) == COUNT
     assert not Batch.objects.exists()
 
 
@@ -253,7 +203,9 @@ def test_a_throttled_repeat_leaves_the_provider_alone(db, resend):
 
     assert states() == {"unknown": COUNT}
     assert not routing.is_open()
-    assert repeat() == 0
+    attempts = Attempt.objects.count()
+    assert repeat() == 1
+    assert Attempt.objects.count() == attempts
     resend.faults()
     ProviderState.objects.all().delete()
     assert repeat() == 1
@@ -270,6 +222,45 @@ def test_a_repeat_that_never_left_changes_nothing(db, resend, settings):
     assert states() == {"unknown": COUNT}
     assert Counter(Attempt.objects.values_list("outcome", flat=True)) == {"ambiguous": COUNT, "not_sent": COUNT}
     assert Batch.objects.exists()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_repeat_that_is_refused_for_who_we_are_waits(db, resend, answering, status):
+    left_in_doubt(resend, "rate_reset_after")
+    answering("resend", status, b'{"name": "restricted_api_key"}')
+
+    repeat()
+
+    assert states() == {"unknown": COUNT}
+    assert ProviderState.objects.get().reason == "refused"
+    assert Batch.objects.exists()
+
+
+def test_a_silent_provider_is_asked_once_a_round(db, resend, answering):
+    for _ in range(3):
+        left_in_doubt(resend, "rate_reset_before")
+    answering("resend", None)
+
+    assert repeat() == 1
+
+    assert ProviderState.objects.get().reason == "failing"
+    assert Attempt.objects.filter(token=2).count() == COUNT
+
+
+def test_a_database_that_is_lost_for_a_while_costs_nothing(transactional_db, resend, monkeypatch):
+    left_in_doubt(resend, "rate_reset_after")
+    settle, lost = outbox.settle, iter([True, True, False])
+
+    def settle_at_last(outcomes):
+        if next(lost):
+            raise OperationalError("the connection is lost")
+        settle(outcomes)
+
+    monkeypatch.setattr(outbox, "settle", settle_at_last)
+
+    repeat()
+
+    assert states() == {"sent": COUNT}
 
 
 def test_of_two_processes_one_repeats(transactional_db, resend):
@@ -344,119 +335,3 @@ def test_a_batch_whose_messages_went_on_without_it_is_not_repeated(db, resend):
     assert states() == {"sent": COUNT}
     assert len(resend.accepted()) == COUNT
     assert not Batch.objects.exists()
-
-
-# --- When a repeat could be a second mail ---------------------------------------------------------------
-
-
-def released() -> dict[str, int]:
-    """Repeat, look into what is let go, and return the states."""
-    assert repeat() == 1
-    assert not Batch.objects.exists()
-    doubts.resolve()
-    return states()
-
-
-@pytest.mark.parametrize(("kind", "state"), [("welcome", "unknown"), ("account_exists", "retry")])
-def test_once_the_key_is_no_more_each_goes_by_its_kind(db, resend, kind, state):
-    left_in_doubt(resend, "rate_reset_after", kind=kind)
-    run("UPDATE mailer_batch SET started_at = now() - interval '23 hours'")
-
-    assert released() == {state: COUNT}
-
-    assert len(requests(resend)) == 1
-
-
-def test_just_before_it_is_repeated(db, resend):
-    left_in_doubt(resend, "rate_reset_after")
-    run("UPDATE mailer_batch SET started_at = now() - interval '22 hours 59 minutes'")
-
-    repeat()
-
-    assert states() == {"sent": COUNT}
-
-
-def test_what_was_erased_meanwhile_is_not_sent_again(db, resend):
-    left_in_doubt(resend, "rate_reset_before")
-    retention.erase("user-0@example.com")
-
-    assert released() == {"cancelled": 1, "unknown": COUNT - 1}
-
-    assert len(requests(resend)) == 1
-
-
-def test_what_kills_the_workers_is_repeated_no_more(db, resend):
-    first, *_ = left_in_doubt(resend, "rate_reset_before")
-    change(first, crashes=sweeping.MAX_CRASHES)
-
-    assert released() == {"unknown": COUNT}
-
-    assert len(requests(resend)) == 1
-
-
-def test_what_has_expired_is_repeated_with_what_has_not(db, resend):
-    first, *_ = left_in_doubt(resend, "rate_reset_after")
-    change(first, expires_at=Now() - timedelta(seconds=1))
-
-    repeat()
-
-    assert states() == {"sent": COUNT}
-
-
-def test_once_all_have_expired_nothing_is_repeated(db, resend):
-    left_in_doubt(resend, "rate_reset_before")
-    Message.objects.update(expires_at=Now() - timedelta(seconds=1))
-
-    assert released() == {"unknown": COUNT}
-
-    assert len(requests(resend)) == 1
-
-
-def test_what_goes_on_alone_after_that_has_a_key_of_its_own(db, resend):
-    messages = left_in_doubt(resend, "rate_reset_before", kind="account_exists")
-    run("UPDATE mailer_batch SET started_at = now() - interval '23 hours'")
-    released()
-
-    sender.drain()
-
-    assert {mail["idempotency_key"] for mail in resend.accepted()} == {str(each.pk) for each in messages}
-    assert states() == {"sent": COUNT}
-
-
-def test_an_operator_cannot_send_again_what_will_be_repeated(db, resend):
-    messages = left_in_doubt(resend, "rate_reset_after")
-    ids = [each.pk for each in messages]
-
-    assert operators.retry(ids) == []
-
-    run("UPDATE mailer_batch SET started_at = now() - interval '23 hours'")
-    released()
-    assert sorted(operators.retry(ids)) == sorted(ids)
-
-
-@pytest.mark.usefixtures("left_by_a_dead_worker")
-def test_a_lapsed_lease_whose_batch_is_gone_is_looked_into():
-    Batch.objects.all().delete()
-
-    assert sweeping.sweep() == {"unknown": COUNT}
-
-    assert Message.objects.filter(inquire_at=None).count() == 0
-
-
-def test_one_batch_that_cannot_be_looked_into_does_not_stop_the_others(db, resend, monkeypatch, caplog):
-    left_in_doubt(resend, "rate_reset_after")
-    broken = Batch.objects.create(provider="resend", body="[]", message_ids=[uuid7()], repeat_at=Now())
-    locked = batches._locked
-
-    def break_one(batch):
-        if batch.id == broken.pk:
-            raise LookupError
-        return locked(batch)
-
-    monkeypatch.setattr(batches, "_locked", break_one)
-
-    assert repeat() == 2
-
-    assert states() == {"sent": COUNT}
-    assert list(Batch.objects.all()) == [broken]
-    assert "batch_failed" in caplog.text
