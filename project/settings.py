@@ -197,6 +197,18 @@ WEBHOOK_SECRETS = mail.read_webhook_secrets(env, MAIL_PROVIDERS)
 WEBHOOK_MAX_BYTES = 10 * 1024 * 1024
 # Events that one request may hold.
 WEBHOOK_MAX_EVENTS = int(env.at_least(1, "WEBHOOK_MAX_EVENTS", default=5000))
+# Days that the raw requests are kept; then the events they reported, and the names that requests came under.
+WEBHOOK_RECEIPT_DAYS = env.at_least(0, "WEBHOOK_RECEIPT_DAYS", default=30)
+# An event is what its repeats are known by, and a receipt may be replayed for as long as it is there.
+WEBHOOK_EVENT_DAYS = env.at_least(mail.KEY_DAYS, "WEBHOOK_EVENT_DAYS", default=400)
+if WEBHOOK_EVENT_DAYS < WEBHOOK_RECEIPT_DAYS + mail.KEY_DAYS:
+    raise ImproperlyConfigured(
+        f"WEBHOOK_EVENT_DAYS must be at least {mail.KEY_DAYS:g} more than WEBHOOK_RECEIPT_DAYS: by its events a webhook"
+        " that comes again is known"
+    )
+WEBHOOK_NONCE_DAYS = env.at_least(mail.NONCE_DAYS, "WEBHOOK_NONCE_DAYS", default=2)
+# Hours after a mail was sent until it is a warning that its provider has reported nothing since.
+WEBHOOK_SILENCE_HOURS = env.at_least(0.1, "WEBHOOK_SILENCE_HOURS", default=6)
 DATA_UPLOAD_MAX_MEMORY_SIZE = WEBHOOK_MAX_BYTES
 # Nobody has a file to send here: without this, one of any size would be written to the disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
@@ -235,6 +247,11 @@ CELERY_BEAT_SCHEDULE = {
     "cleanup": {
         "task": "mailer.tasks.cleanup",
         "schedule": crontab(hour=3, minute=17),
+        "options": {"expires": 3600},
+    },
+    "cleanup webhooks": {
+        "task": "webhooks.tasks.cleanup",
+        "schedule": crontab(hour=3, minute=37),
         "options": {"expires": 3600},
     },
 }

@@ -1,21 +1,21 @@
-"""Erase a person's data from all mail."""
+"""Erase a person's data from all mail, and from what providers reported about it."""
 
 from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from mailer import retention
 from mailer.management.console import confirm, listed, progress
+from webhooks import retention
 
 
 class Command(BaseCommand):
-    """Erase an address from the tables of `mailer`."""
+    """Erase an address from the tables of `mailer` and `webhooks`."""
 
     help = (
         "Erase an address, however it is spelled, from all mail, with what was written to it; cancel what waits to be "
-        "sent to it. Counts and statuses stay, without a person. The account itself, and the webhook receipts, are "
-        "not touched. This cannot be undone."
+        "sent to it; delete the raw webhooks that name it, for which each of them is read. Counts and statuses stay, "
+        "without a person. The account itself is not touched. This cannot be undone."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -34,9 +34,13 @@ class Command(BaseCommand):
         confirm("Erase them for good?", yes=yes)
         with progress(found["deliveries"], "deliveries") as bar:
             erased = retention.erase(address, seen=bar.update)
+        mail = erased.mail
         self.stdout.write(
-            f"Erased: {erased.deliveries} deliveries, {erased.events} events, {erased.bodies} bodies,"
-            f" {erased.suppressions} suppressions; {erased.cancelled} messages cancelled."
+            f"Erased: {mail.deliveries} deliveries, {mail.events} events, {mail.bodies} bodies,"
+            f" {mail.suppressions} suppressions, {erased.receipts} webhook receipts;"
+            f" {mail.cancelled} messages cancelled."
         )
-        if erased.under_way:
-            raise CommandError(f"{erased.under_way} deliveries are under way at this moment: run it again in a minute.")
+        if mail.under_way:
+            raise CommandError(f"{mail.under_way} deliveries are under way at this moment: run it again in a minute.")
+        if erased.waiting:
+            raise CommandError(f"{erased.waiting} webhook receipts wait to be tried again: run it again in two days.")
