@@ -2,21 +2,16 @@
 
 import re
 from collections.abc import Collection, Iterator
-from datetime import timedelta
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
 from mailer.providers import PROVIDERS
 from project.environment import Environment
-from webhooks.providers import WEBHOOKS, mailgun
+from webhooks.providers import WEBHOOKS
 
 # A provider's name, as it stands in the database and, in capitals, in the names of variables.
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
-# Days for which an event is known when it comes again, at the least: twice as long as any provider repeats.
-KEY_DAYS: Final = 2 * max(webhook.repeats for webhook in WEBHOOKS.values()) / timedelta(days=1)
-# The same of a request that came under a name: twice as long as its signature is taken.
-NONCE_DAYS: Final = 2 * timedelta(seconds=mailgun.TOLERANCE) / timedelta(days=1)
 _PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 

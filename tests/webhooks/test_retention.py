@@ -15,8 +15,10 @@ from mailer import retention as mail_retention
 from mailer.models import DeliveryEvent, DeliveryStatus
 from tests.conftest import in_threads
 from tests.mailer.conftest import at, fact, new_delivery
+from tests.mailer.test_explain import explained, nodes
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of
+from tests.webhooks.test_health import BIG, FILL
 from webhooks import inbox, retention, tasks
 from webhooks.models import Nonce, WebhookReceipt
 from webhooks.providers import Incoming
@@ -206,6 +208,20 @@ def test_the_sweep_takes_a_batch_of_each(db, monkeypatch):
     assert [sweeping.sweep() for _ in range(3)] == [{"forgotten": 4}, {"forgotten": 2}, {}]
 
 
+def test_what_goes_is_found_by_an_index(db):
+    for statement in FILL:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+    with explained() as plans:
+        taken = [[next(rule.apply(), 0) for rule in retention.rules(*days)] for days in ((3, 4), (3, 3), (30, 400))]
+        retention._reached(ADA)
+
+    assert taken == [[1000, 0, 0], [1000, 1000, 0], [0, 0, 0]]
+    scanned = [node for _, plan in plans for node in nodes(plan) if node["Node Type"] == "Seq Scan"]
+    assert not [node for node in scanned if node["Relation Name"] in BIG]
+    assert len(plans) >= 10
+
+
 def test_the_task_stops_when_its_time_is_over(db, monkeypatch):
     receipt(31)
     monkeypatch.setattr(tasks, "CLEANUP", 0.0)
@@ -240,12 +256,25 @@ def test_cleanup_webhooks_dry_run_counts_and_changes_nothing(db, run):
 def test_cleanup_webhooks_by_other_days(db, run):
     receipt(5), receipt(1)
 
-    assert run("--receipt-days", "2", "--event-days", "2.5") == "receipts: 1\nevents: 0\nnonces: 0\n"
+    assert run("--receipt-days", "2", "--event-days", "9") == "receipts: 1\nevents: 0\nnonces: 0\n"
 
 
-def test_cleanup_webhooks_with_days_that_make_no_sense(db, run):
-    with pytest.raises(CommandError, match="400 days are fewer than 500"):
-        run("--receipt-days", "500")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--receipt-days", "500"], "400 days are fewer than 500 and 7 more"),
+        (["--event-days", "6", "--receipt-days", "0"], "6 days are fewer than 0 and 7 more"),
+        (["--nonce-days", "0.5"], "at least 0.75 days"),
+        (["--event-days", "-1"], "--event-days"),
+    ],
+)
+def test_cleanup_webhooks_with_days_that_would_forget_too_soon(db, run, options, said):
+    receipt(1)
+
+    with pytest.raises(CommandError, match=said):
+        run(*options)
+
+    assert WebhookReceipt.objects.exists()
 
 
 # --- By address ---------------------------------------------------------------------------------------

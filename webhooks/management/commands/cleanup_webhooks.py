@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from mailer.management.commands.cleanup_mail import days
 from mailer.management.console import listed, progress
 from webhooks import retention
+from webhooks.providers import KEY_DAYS, NONCE_DAYS
 
 
 class Command(BaseCommand):
@@ -44,8 +45,13 @@ class Command(BaseCommand):
         """Count, then forget."""
         receipts = settings.WEBHOOK_RECEIPT_DAYS if receipt_days is None else receipt_days
         events = settings.WEBHOOK_EVENT_DAYS if event_days is None else event_days
-        if events < receipts:
-            raise CommandError(f"An event outlives its receipt: {events:g} days are fewer than {receipts:g}.")
+        if events < receipts + KEY_DAYS:
+            raise CommandError(
+                f"By its events a webhook that comes again is known: {events:g} days are fewer than {receipts:g} and"
+                f" {KEY_DAYS:g} more."
+            )
+        if nonce_days is not None and nonce_days < NONCE_DAYS:
+            raise CommandError(f"Signatures are taken for longer: at least {NONCE_DAYS:g} days for nonces.")
         rules = retention.rules(receipts, events, nonce_days)
         if dry_run:
             for rule in rules:
