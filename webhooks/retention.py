@@ -97,12 +97,13 @@ class Erased:
     waiting: int
 
 
-def holdings(address: str) -> Mapping[str, int]:
-    """Return how many rows hold an address, however it is spelled. Reads every receipt."""
+def holdings(address: str, seen: Callable[[int], object] = lambda _: None) -> Mapping[str, int]:
+    """Return how many rows hold an address, however it is spelled; tell `seen` the receipts read of each page."""
     canonical = loosely_canonical(address)
     receipts = {*_reached(canonical)}
     for page in _pages():
         receipts |= {identifier for identifier, _ in _naming(canonical, page)}
+        seen(len(page))
     return {**retention.holdings(address), "webhook receipts": len(receipts)}
 
 
@@ -112,8 +113,8 @@ def erase(address: str, seen: Callable[[int], object] = lambda _: None) -> Erase
     The receipts first, while the events tell which: those that events about the address came in, however its body
     spells it, then all that name it. A receipt may be about other people, too: it is deleted all the same, since its
     events are recorded. One that waits to be tried again is left, and counted as `waiting`: erase again once it has
-    ended. A run that was cut short may be repeated. Tells `seen` the deliveries of each batch. Raises `ValueError`
-    as `mailer.retention.erase` does.
+    ended. A run that was cut short may be repeated. Tells `seen` the receipts it has read of each page, then the
+    deliveries of each batch. Raises `ValueError` as `mailer.retention.erase` does.
     """
     canonical = loosely_canonical(address)
     if not canonical:
@@ -126,6 +127,7 @@ def erase(address: str, seen: Callable[[int], object] = lambda _: None) -> Erase
         waits = {identifier for identifier, state in found if state == WebhookReceipt.State.RETRY}
         waiting += len(waits)
         receipts += _delete([identifier for identifier, _ in found if identifier not in waits])
+        seen(len(page))
     erased = Erased(retention.erase(address, seen), receipts, waiting)
     log.info("webhook_data_erased", receipts=receipts, waiting=waiting)
     return erased

@@ -15,6 +15,7 @@ from mailer import retention as mail_retention
 from mailer.models import DeliveryEvent, DeliveryStatus
 from tests.conftest import in_threads
 from tests.mailer.conftest import at, fact, new_delivery
+from tests.mailer.test_commands import in_terminal
 from tests.mailer.test_explain import explained, nodes
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of
@@ -387,8 +388,12 @@ def test_erase_reads_receipts_page_by_page(db, monkeypatch):
     for body in [ADA, BOB] * 4:
         receipt(body=body.encode())
 
-    assert retention.holdings(ADA)["webhook receipts"] == 4
-    assert retention.erase(ADA).receipts == 4
+    seen = []
+
+    assert retention.holdings(ADA, seen.append)["webhook receipts"] == 4
+    assert retention.erase(ADA, seen.append).receipts == 4
+
+    assert seen == [2] * 8
     assert {bytes(each.body) for each in WebhookReceipt.objects.all()} == {BOB.encode()}
 
 
@@ -405,3 +410,14 @@ def test_erase_mail_data_says_what_it_found_and_did(db, capsys):
     shown = capsys.readouterr().out
     assert "Found: 1 webhook receipts." in shown
     assert "1 webhook receipts; 0 messages cancelled." in shown
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_terminal_sees_a_bar_while_receipts_are_read_and_forgotten(environment):
+    receipt(body=ADA.encode()), receipt(31)
+
+    assert "2/2" in in_terminal("erase_mail_data", ADA, "--yes", env=environment)[2]
+    code, output, shown = in_terminal("cleanup_webhooks", env=environment)
+
+    assert (code, output) == (0, "receipts: 1\nevents: 0\nnonces: 0\n")
+    assert "1/1" in shown

@@ -7,6 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from mailer.management.console import confirm, listed, progress
 from webhooks import retention
+from webhooks.models import WebhookReceipt
 
 
 class Command(BaseCommand):
@@ -27,12 +28,14 @@ class Command(BaseCommand):
         """Count, ask, erase, and say what was done."""
         if "@" not in address:
             raise CommandError("That is no address.")
-        found = retention.holdings(address)
+        kept = WebhookReceipt.objects.count()
+        with progress(kept, "receipts") as bar:
+            found = retention.holdings(address, seen=bar.update)
         self.stdout.write(f"Found: {listed(found)}.")
         if not any(found.values()):
             return
         confirm("Erase them for good?", yes=yes)
-        with progress(found["deliveries"], "deliveries") as bar:
+        with progress(kept + found["deliveries"], "rows") as bar:
             erased = retention.erase(address, seen=bar.update)
         mail = erased.mail
         self.stdout.write(
