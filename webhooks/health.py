@@ -39,7 +39,10 @@ class Life:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """Percentiles, in seconds by `QUANTILES`, over some events; empty where there are none."""
+    """Percentiles, in seconds by `QUANTILES`, over some events; empty where there are none.
+
+    The statement that records an event also folds it, unless it is parked: such a one counts as recorded.
+    """
 
     events: int = 0
     to_receipt: Mapping[float, float] = field(default_factory=dict)
