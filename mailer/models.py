@@ -322,6 +322,10 @@ class DeliveryEvent(models.Model):
                 name="event_parked",
             ),
             models.Index(fields=["recorded_at"], condition=Q(delivery=None), name="event_parked_lately"),
+            # What providers said, the latest first or the oldest.
+            models.Index(
+                fields=["provider", "source", "recorded_at"], condition=~Q(source="sender"), name="event_reported"
+            ),
         ]
         constraints: ClassVar = [models.UniqueConstraint(fields=["dedupe_key"], name="event_once")]
 

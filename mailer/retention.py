@@ -1,5 +1,7 @@
 """What is not kept: bodies after some days, histories after more, a person's data when they ask.
 
+What providers reported has an age of its own (`webhooks.retention`).
+
 Mail that may still be sent is never touched by age. Every batch is a transaction of its own, over rows that nobody else
 holds, so that it runs beside everything else, in any number, and loses nothing when it is killed. Locks are
 taken on messages before deliveries, deliveries before events.
@@ -83,7 +85,7 @@ def rules(
     doubted = Message.objects.filter(~Exists(kept), state__in=chosen & {State.UNKNOWN}, inquire_at=None).annotate(
         doubted_at=Coalesce("first_ambiguous_at", "created_at")
     )
-    found = [
+    return [
         # That of all others went as they ended. Once its link is dead, there is nothing left to send.
         Rule("secrets", doubted.filter(secret=True, expires_at__lt=Now(), content__isnull=False), _forget_bodies),
         Rule("bodies", ended.filter(HAS_BODY, finished_at__lt=Now() - body), _forget_bodies),
@@ -91,19 +93,22 @@ def rules(
         Rule("messages", ended.filter(finished_at__lt=Now() - history), _forget_messages),
         Rule("messages in doubt", doubted.filter(doubted_at__lt=Now() - history), _forget_messages),
     ]
-    if not states:
-        parked = DeliveryEvent.objects.filter(delivery=None, recorded_at__lt=Now() - history)
-        found.append(Rule("parked events", parked, _forget_events, by="effect"))
-    return found
 
 
 def cleanup(
     chosen: Sequence[Rule], keep_on: Callable[[], bool] = lambda: True, seen: Callable[[int], object] = lambda _: None
 ) -> dict[str, int]:
+    """Apply rules as `apply_all` does; the files that nothing refers to any more are removed last."""
+    taken = apply_all(chosen, keep_on, seen)
+    taken["files"] = files.remove_unneeded() if keep_on() else 0
+    log.info("mail_cleaned_up", **{name.replace(" ", "_"): count for name, count in taken.items()})
+    return taken
+
+
+def apply_all(chosen: Sequence[Rule], keep_on: Callable[[], bool], seen: Callable[[int], object]) -> dict[str, int]:
     """Apply rules; return how many rows each of them took, in the rules' order.
 
-    Starts no batch once `keep_on()` is false; tells `seen` the size of each. The files that nothing refers to any
-    more are removed last.
+    Starts no batch once `keep_on()` is false; tells `seen` the size of each.
     """
     taken = dict.fromkeys((rule.name for rule in chosen), 0)
     for rule in chosen:
@@ -114,8 +119,6 @@ def cleanup(
             seen(size)
             if not keep_on():
                 break
-    taken["files"] = files.remove_unneeded() if keep_on() else 0
-    log.info("mail_cleaned_up", **{name.replace(" ", "_"): count for name, count in taken.items()})
     return taken
 
 
@@ -131,10 +134,6 @@ def _forget_messages(ids: Sequence[UUID]) -> None:
     """
     list(DeliveryStatus.objects.select_for_update().filter(message_id__in=ids).order_by("id").values_list("pk"))
     Message.objects.filter(pk__in=ids).delete()
-
-
-def _forget_events(ids: Sequence[int]) -> None:
-    DeliveryEvent.objects.filter(pk__in=ids, delivery=None).delete()
 
 
 # --- By address -----------------------------------------------------------------------------------------
@@ -158,7 +157,7 @@ class Erased:
 
 
 def holdings(address: str) -> Mapping[str, int]:
-    """Return how many rows hold an address, however it is spelled."""
+    """Return how many rows hold an address, however it is spelled, but for webhooks' receipts."""
     canonical = loosely_canonical(address)
     return {
         "deliveries": _deliveries(canonical).count(),
@@ -170,11 +169,12 @@ def holdings(address: str) -> Mapping[str, int]:
 def erase(address: str, seen: Callable[[int], object] = lambda _: None) -> Erased:
     """Erase an address, however it is spelled, and what was written to it; return the counts.
 
-    Messages to it that wait are cancelled; those to several people go to the others only. What remains are rows without
-    a person: that there was a mail of some kind, and what became of it. What a worker has at this moment is left,
-    and counted as `under_way`: erase again once it has ended. What providers report later brings the address back,
-    and so does what others wrote about the person in mails of their own. Tells `seen` the deliveries of each batch.
-    Raises `ValueError` for an empty address, which is that of everybody who was erased.
+    `webhooks.retention.erase` does this, and takes the receipts that name the address before. Messages to it that wait
+    are cancelled; those to several people go to the others only. What remains are rows without a person: that there was
+    a mail of some kind, and what became of it. What a worker has at this moment is left, and counted as `under_way`:
+    erase again once it has ended. What providers report later brings the address back, and so does what others wrote
+    about the person in mails of their own. Tells `seen` the deliveries of each batch. Raises `ValueError` for an empty
+    address, which is that of everybody who was erased.
     """
     canonical = loosely_canonical(address)
     if not canonical:

@@ -11,6 +11,7 @@ from django.views.decorators.http import require_safe
 
 from mailer import outbox
 from mailer.doorbell import impatient
+from webhooks import health as webhooks
 
 # Seconds that a probe gives the broker.
 PATIENCE = 1.0
@@ -25,16 +26,39 @@ def healthz(_: HttpRequest) -> JsonResponse:
 
 @require_safe
 @never_cache
-def readyz(_: HttpRequest) -> JsonResponse:
+def readyz(request: HttpRequest) -> JsonResponse:
     """Say what works: 503 only without the database, since without the broker mail is merely slower.
 
-    `oldest_due_seconds` is how long the message that is due longest has waited; null where none waits.
+    `oldest_due_seconds` is how long the message that is due longest has waited; null where none waits. With `?verbose`
+    also when each provider last reported an event, and whether it is silent. Anyone may ask, so there is nothing else:
+    no address, no number of mails.
     """
     checks: dict[str, Any] = {"database": _works(_ask_database), "broker": _works(_ask_broker)}
     ready = checks["database"] == "ok"
     checks["oldest_due_seconds"] = outbox.oldest_due() if ready else None
     checks["status"] = "ok" if ready else "unavailable"
+    if ready and "verbose" in request.GET:
+        checks |= _webhooks()
     return JsonResponse(checks, status=200 if ready else 503, headers={} if ready else {"Retry-After": "5"})
+
+
+def _webhooks() -> dict[str, Any]:
+    lives = webhooks.lives()
+    return {
+        "webhooks": {
+            name: {"last_event_seconds": _whole(life.last_event_seconds), "silent": life.silent_seconds is not None}
+            for name, life in lives.items()
+        },
+        "warnings": [
+            f"{name}: mail was sent, and no webhook has come for {life.silent_seconds / 3600:.1f} hours"
+            for name, life in lives.items()
+            if life.silent_seconds is not None
+        ],
+    }
+
+
+def _whole(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds)
 
 
 def _works(ask: Callable[[], object]) -> str:

@@ -16,10 +16,15 @@ from prometheus_client.registry import Collector
 from mailer.exceptions import DATABASE_LOST
 from mailer.kinds import KINDS
 from mailer.models import RepeatCount
+from webhooks.health import report as health_report
 from webhooks.models import DeadLetter
 
 # As many rows as are counted at most.
 MANY: Final = 10_000
+LAGS: Final = {
+    "receipt": "Seconds from an event to the webhook that reported it",
+    "record": "Seconds from the receipt of a webhook to the record of its events",
+}
 
 
 class Mail(Collector):
@@ -39,7 +44,43 @@ class Mail(Collector):
             f"Webhooks' events that no delivery claimed within a day; {MANY} are that or more.",
             value=DeadLetter.objects.all()[:MANY].count(),
         )
-        return [repeats, letters]
+        return [repeats, letters, *_webhooks()]
+
+
+def _webhooks() -> Iterable[Metric]:
+    """Return how the webhooks of each provider are doing."""
+    refused = CounterMetricFamily(
+        "webhook_refused",
+        "Requests refused, by provider and reason: 401 for a bad signature.",
+        labels=["provider", "code", "reason"],
+    )
+    last = GaugeMetricFamily(
+        "webhook_last_event_timestamp_seconds", "When the provider last reported an event.", labels=["provider"]
+    )
+    silent = GaugeMetricFamily(
+        "webhook_silent_seconds",
+        "For how long nothing was reported though mail was sent; 0 where all is well.",
+        labels=["provider"],
+    )
+    lags = [
+        (
+            GaugeMetricFamily(
+                f"webhook_{name}_lag_seconds", f"{text}, of the latest.", labels=["provider", "quantile"]
+            ),
+            name,
+        )
+        for name, text in LAGS.items()
+    ]
+    for provider, health in health_report().items():
+        for refusal in health.refusals:
+            refused.add_metric([provider, str(refusal.code), refusal.reason], refusal.count)
+        if health.life.last_event_at:
+            last.add_metric([provider], health.life.last_event_at.timestamp())
+        silent.add_metric([provider], health.life.silent_seconds or 0)
+        for family, name in lags:
+            for quantile, seconds in getattr(health.lag, f"to_{name}").items():
+                family.add_metric([provider, str(quantile)], seconds)
+    return [refused, last, silent, *(family for family, _ in lags)]
 
 
 def _risky_repeats() -> dict[tuple[str, str], int]:

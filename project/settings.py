@@ -19,6 +19,7 @@ from django.utils.translation import gettext_lazy as _
 from project import brokers, mail
 from project.environment import Environment, is_origin
 from project.logging import configure
+from webhooks.providers import KEY_DAYS, NONCE_DAYS
 
 django_stubs_ext.monkeypatch()  # lets Django's generic classes be subscripted at run time
 
@@ -200,6 +201,18 @@ WEBHOOK_NETWORKS = mail.read_webhook_networks(env)
 WEBHOOK_MAX_BYTES = 10 * 1024 * 1024
 # Events that one request may hold.
 WEBHOOK_MAX_EVENTS = int(env.at_least(1, "WEBHOOK_MAX_EVENTS", default=5000))
+# Days that the raw requests are kept; then the events they reported, and the names that requests came under.
+WEBHOOK_RECEIPT_DAYS = env.at_least(0, "WEBHOOK_RECEIPT_DAYS", default=30)
+# An event is what its repeats are known by, and a receipt may be replayed for as long as it is there.
+WEBHOOK_EVENT_DAYS = env.at_least(KEY_DAYS, "WEBHOOK_EVENT_DAYS", default=400)
+if WEBHOOK_EVENT_DAYS < WEBHOOK_RECEIPT_DAYS + KEY_DAYS:
+    raise ImproperlyConfigured(
+        f"WEBHOOK_EVENT_DAYS must be at least {KEY_DAYS:g} more than WEBHOOK_RECEIPT_DAYS: by its events a webhook"
+        " that comes again is known"
+    )
+WEBHOOK_NONCE_DAYS = env.at_least(NONCE_DAYS, "WEBHOOK_NONCE_DAYS", default=2)
+# Hours after a mail was sent until it is a warning that its provider has reported nothing since.
+WEBHOOK_SILENCE_HOURS = env.at_least(0.1, "WEBHOOK_SILENCE_HOURS", default=6)
 DATA_UPLOAD_MAX_MEMORY_SIZE = WEBHOOK_MAX_BYTES
 # Nobody has a file to send here: without this, one of any size would be written to the disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]
@@ -238,6 +251,11 @@ CELERY_BEAT_SCHEDULE = {
     "cleanup": {
         "task": "mailer.tasks.cleanup",
         "schedule": crontab(hour=3, minute=17),
+        "options": {"expires": 3600},
+    },
+    "cleanup webhooks": {
+        "task": "webhooks.tasks.cleanup",
+        "schedule": crontab(hour=3, minute=37),
         "options": {"expires": 3600},
     },
 }

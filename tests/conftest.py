@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 
 from mailer import letters
 from project.processes import tethered
@@ -184,6 +184,18 @@ def environment(transactional_db) -> dict[str, str]:
     """The environment in which a process of ours works on this test's database, with the service's own settings."""
     url = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{connection.settings_dict['NAME']}")
     return {**os.environ, "DATABASE_URL": url.geturl(), "DJANGO_SETTINGS_MODULE": "project.settings"}
+
+
+@pytest.fixture
+def no_database(transactional_db):
+    """Point this thread's connection at a port where nothing listens, as after a crash of the server."""
+    wrapper = connections["default"]  # not the proxy to it
+    wrapper.close()
+    before = wrapper.settings_dict
+    wrapper.settings_dict = before | {"HOST": "127.0.0.1", "PORT": str(free_port())}
+    yield
+    wrapper.close()
+    wrapper.settings_dict = before
 
 
 def in_threads(count: int, work: Callable[[int], T]) -> list[T]:

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import ClassVar, Final
 
+from django.contrib.postgres.functions import TransactionNow
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
@@ -27,7 +28,8 @@ class WebhookReceipt(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     provider = models.CharField(max_length=32)
-    received_at = models.DateTimeField(db_default=Now())
+    # When its transaction began: before anything in it was recorded.
+    received_at = models.DateTimeField(db_default=TransactionNow())
     request_id = models.CharField(max_length=64, blank=True)
     headers = models.JSONField(default=dict, help_text=_("Those that the events are read from; never credentials."))
     body = models.BinaryField()
@@ -66,6 +68,29 @@ class Nonce(models.Model):
 
     def __str__(self) -> str:
         return f"nonce {self.key}"
+
+
+class RefusalCount(models.Model):
+    """How many requests that claimed to be a provider's were refused, and why. Written by `webhooks.refusals` alone.
+
+    A row for each reason there is, whoever sends whatever: it never falls, and the table does not grow.
+    """
+
+    provider = models.CharField(max_length=32)
+    reason = models.CharField(max_length=100)
+    code = models.PositiveSmallIntegerField(help_text=_("The status that it was answered with."))
+    count = models.PositiveBigIntegerField()
+    last_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        verbose_name = _("count of refusals")
+        verbose_name_plural = _("counts of refusals")
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["provider", "reason"], name="refusals_counted_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"refusals by {self.provider}"
 
 
 class DeadLetters(models.Manager["DeadLetter"]):

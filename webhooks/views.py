@@ -15,7 +15,7 @@ from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
-from webhooks import inbox
+from webhooks import inbox, refusals
 from webhooks.exceptions import Rejected, TooManyEvents, Unavailable
 from webhooks.providers import WEBHOOKS, Incoming
 
@@ -117,5 +117,6 @@ def _body(request: HttpRequest) -> bytes:
 
 def _refused(esp: str, status: int, reason: str) -> HttpResponse:
     log.warning("receipt_rejected", provider=esp, code=status, reason=reason)
+    refusals.count(esp, status, reason)
     headers = {"WWW-Authenticate": 'Basic realm="webhooks"'} if status == 401 else {}  # noqa: PLR2004  # RFC 9110 11.6.1
     return HttpResponse(status=status, headers=headers)

@@ -77,7 +77,10 @@ def read_all(terminal: int) -> str:
     return shown.decode()
 
 
-COMMANDS = ["send_queued_mail", "cleanup_mail", "retry_mail", "enqueue_missing", "send_test_mail", "erase_mail_data"]
+COMMANDS = [
+    *("send_queued_mail", "cleanup_mail", "cleanup_webhooks", "retry_mail", "enqueue_missing", "send_test_mail"),
+    "erase_mail_data",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -432,7 +435,8 @@ def test_erase_mail_data_asks_and_counts(db, answers):
 
     assert asked == ["Erase them for good? [y/N] "]
     assert output == (
-        "Found: 1 deliveries.\nErased: 1 deliveries, 0 events, 1 bodies, 0 suppressions; 1 messages cancelled.\n"
+        "Found: 1 deliveries.\nErased: 1 deliveries, 0 events, 1 bodies, 0 suppressions, 0 webhook receipts;"
+        " 1 messages cancelled.\n"
     )
     assert not DeliveryStatus.objects.exclude(recipient="").exists()
 

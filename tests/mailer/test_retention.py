@@ -112,28 +112,13 @@ def test_a_secret_in_doubt_goes_once_its_link_is_dead(db):
     assert [read(message).content for message in (alive, dead, no_secret)] == [BODY, None, BODY]
 
 
-def test_parked_events_go_with_the_histories(db):
-    ledger.record([fact("delivered", name, provider="resend", esp_message_id=name) for name in ("young", "old")])
-    DeliveryEvent.objects.filter(esp_message_id="old").update(recorded_at=Now() - 401 * DAY)
-    kept = enqueue()
-    DeliveryEvent.objects.filter(delivery__message=kept).update(recorded_at=Now() - 401 * DAY)
-
-    assert cleanup() == {"parked events": 1}
-
-    assert [event.esp_message_id for event in DeliveryEvent.objects.filter(delivery=None)] == ["young"]
-    assert delivery_of(kept).events.count() == 1
-
-
 def test_cleanup_of_some_states_and_other_days(db):
     sent, dead = aged("sent", 10), aged("dead", 10)
-    ledger.record([fact("delivered", provider="resend", esp_message_id="parked")])
-    DeliveryEvent.objects.filter(delivery=None).update(recorded_at=Now() - 401 * DAY)
 
     assert cleanup(states=["dead"], body_days=5, history_days=5) == {"bodies": 1, "messages": 1}
 
     assert read(sent).content == BODY
     assert not Message.objects.filter(pk=dead.pk).exists()
-    assert DeliveryEvent.objects.filter(delivery=None).exists()
 
 
 def test_count_tells_states_apart_and_changes_nothing(db):

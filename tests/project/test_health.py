@@ -8,9 +8,11 @@ import time
 import pytest
 from django.db import connection
 
-from mailer import outbox
+from mailer import ledger, outbox
 from project.embedded import Valkey
 from tests.conftest import free_port
+from tests.mailer.conftest import fact
+from tests.webhooks.test_health import sent_hours_ago
 
 
 @contextlib.contextmanager
@@ -121,6 +123,30 @@ def test_readyz_leaves_out_what_is_not_due_yet(client, transactional_db):
         cursor.execute("UPDATE mailer_message SET run_at = now() + interval '90 seconds'")
 
     assert client.get("/readyz").json()["oldest_due_seconds"] is None
+
+
+def test_readyz_verbose_tells_of_each_provider_and_warns_of_one_that_is_silent(client, db, settings):
+    settings.WEBHOOK_SECRETS = {"resend": ["a secret"], "postmark": ["a secret"]}
+    sent_hours_ago(7.5, "resend")
+    ledger.record([fact("delivered", esp_message_id="nobody's", provider="postmark")])
+
+    response = client.get("/readyz?verbose")
+
+    assert response.status_code == 200
+    answer = response.json()
+    assert answer["status"] == "ok"
+    assert answer["webhooks"] == {
+        "postmark": {"last_event_seconds": 0, "silent": False},
+        "resend": {"last_event_seconds": None, "silent": True},
+    }
+    assert answer["warnings"] == ["resend: mail was sent, and no webhook has come for 7.5 hours"]
+    assert "example" not in response.content.decode()
+
+
+def test_readyz_verbose_without_the_database_is_503(client, no_database):
+    response = client.get("/readyz?verbose=1")
+
+    assert (response.status_code, "webhooks" in response.json()) == (503, False)
 
 
 def test_readyz_tells_no_address_of_a_server(client, no_database):

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import pytest
 from django.core.management import call_command
 from django.db.models.functions import Now
 from prometheus_client.parser import text_string_to_metric_families
@@ -9,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mailer import ledger
 from mailer.models import DeliveryEvent, RepeatCount
 from tests.mailer.conftest import fact
+from webhooks.models import RefusalCount, WebhookReceipt
 
 
 def figures(response):
@@ -19,6 +21,7 @@ def figures(response):
 
 def test_metrics_count_repeats_by_kind_and_provider(client, db, settings):
     settings.MAIL_PROVIDERS = ["mailgun"]
+    settings.WEBHOOK_SECRETS = {}
     RepeatCount.objects.create(kind="verification", provider="sendgrid", count=3)
     RepeatCount.objects.create(kind="verification", provider="mailgun", count=1)
 
@@ -43,8 +46,30 @@ def test_metrics_count_dead_letters(client, db):
     assert figures(client.get("/metrics"))["webhook_dead_letters",] == 2
 
 
-def test_metrics_cost_two_queries(client, db, django_assert_num_queries):
-    with django_assert_num_queries(2):
+def test_metrics_tell_how_the_webhooks_of_each_provider_are(client, db, settings):
+    settings.WEBHOOK_SECRETS = {"resend": ["a secret"], "postmark": ["a secret"]}
+    refused = {"provider": "resend", "reason": "the signature is missing or wrong", "code": 401}
+    RefusalCount.objects.create(**refused, count=7)
+    receipt = WebhookReceipt.objects.create(provider="resend", body=b"", state="processed")
+    ledger.record([fact("delivered", esp_message_id="nobody's", provider="resend", receipt_id=receipt.pk)])
+    recorded = DeliveryEvent.objects.get()
+    DeliveryEvent.objects.update(occurred_at=recorded.recorded_at - timedelta(seconds=30))
+    WebhookReceipt.objects.update(received_at=recorded.recorded_at - timedelta(seconds=20))
+
+    found = figures(client.get("/metrics"))
+
+    assert found["webhook_refused_total", "401", "resend", "the signature is missing or wrong"] == 7
+    assert found["webhook_last_event_timestamp_seconds", "resend"] == pytest.approx(recorded.recorded_at.timestamp())
+    assert ("webhook_last_event_timestamp_seconds", "postmark") not in found
+    assert {found["webhook_silent_seconds", name] for name in settings.WEBHOOK_SECRETS} == {0}
+    for quantile in ("0.5", "0.95", "0.99"):
+        assert found["webhook_receipt_lag_seconds", "resend", quantile] == pytest.approx(10)
+        assert found["webhook_record_lag_seconds", "resend", quantile] == pytest.approx(20)
+    assert ("webhook_receipt_lag_seconds", "postmark", "0.5") not in found
+
+
+def test_metrics_cost_five_queries(client, db, django_assert_num_queries):
+    with django_assert_num_queries(5):
         client.get("/metrics")
 
 

@@ -143,6 +143,11 @@ WRONG = [
     ({"MAIL_GRACE_SECONDS": "-1"}, "MAIL_GRACE_SECONDS must be at least 0"),
     ({"MAIL_CONCURRENCY": "0"}, "MAIL_CONCURRENCY must be at least 1"),
     ({"MAIL_LEASE_SECONDS": "-1"}, "MAIL_LEASE_SECONDS must be at least 1"),
+    # Twice the three and a half days for which MailerSend repeats.
+    ({"WEBHOOK_EVENT_DAYS": "6.9"}, "WEBHOOK_EVENT_DAYS must be at least 7"),
+    ({"WEBHOOK_EVENT_DAYS": "36.9"}, "WEBHOOK_EVENT_DAYS must be at least 7 more than WEBHOOK_RECEIPT_DAYS"),
+    # Twice the nine hours for which Mailgun's signatures are fresh.
+    ({"WEBHOOK_NONCE_DAYS": "0.74"}, "WEBHOOK_NONCE_DAYS must be at least 0.75"),
     ({"SWEEP_SECONDS": "0"}, "SWEEP_SECONDS must be at least"),
     ({"EMAIL_CHALLENGE_HOURS": "let-slip"}, "EMAIL_CHALLENGE_HOURS"),
     ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL must be one of"),

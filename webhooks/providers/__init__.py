@@ -1,5 +1,6 @@
 """What differs by provider, as data."""
 
+from datetime import timedelta
 from typing import Final
 
 from webhooks.providers import (
@@ -39,4 +40,9 @@ WEBHOOKS: Final[dict[str, Webhook]] = {
     )
 }
 
-__all__ = ["WEBHOOKS", "Incoming", "Meaning", "Proof", "Webhook"]
+# Days for which an event is known when it comes again, at the least: twice as long as any provider repeats.
+KEY_DAYS: Final = 2 * max(webhook.repeats for webhook in WEBHOOKS.values()) / timedelta(days=1)
+# The same of a request that came under a name: twice as long as its signature is taken.
+NONCE_DAYS: Final = 2 * timedelta(seconds=mailgun.TOLERANCE) / timedelta(days=1)
+
+__all__ = ["KEY_DAYS", "NONCE_DAYS", "WEBHOOKS", "Incoming", "Meaning", "Proof", "Webhook"]

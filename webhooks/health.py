@@ -1,0 +1,151 @@
+"""How the webhooks of each provider are doing.
+
+Nothing here reads more rows of a provider than a fixed number, however many there are, and every one by an index: it
+may be asked at every scrape.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from django.conf import settings
+from django.db import connection
+
+from mailer.models import DeliveryEvent, DeliveryStatus
+from mailer.status import Status
+from webhooks.models import RefusalCount, WebhookReceipt
+from webhooks.providers import WEBHOOKS
+
+# Of a provider's events: the latest so many, and none older than a day, are what lags are told from.
+SAMPLE: Final = 1000
+# Of the deliveries old enough to have been reported about: the latest so many are looked at.
+LATEST: Final = 100
+QUANTILES: Final = (0.5, 0.95, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """When a provider last reported an event, seconds since, and for how long it has left its mails without a word.
+
+    `silent_seconds` is None where all is well: nothing was sent since the last event, or not long enough ago
+    (WEBHOOK_SILENCE_HOURS). A provider that has never reported anything is silent since the mail that tells.
+    """
+
+    last_event_at: datetime | None
+    last_event_seconds: float | None
+    silent_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """Percentiles, in seconds by `QUANTILES`, over some events; empty where there are none.
+
+    The statement that records an event also folds it, unless it is parked: such a one counts as recorded.
+    """
+
+    events: int = 0
+    to_receipt: Mapping[float, float] = field(default_factory=dict)
+    to_record: Mapping[float, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """How often requests were refused for a reason, and when last."""
+
+    reason: str
+    code: int
+    count: int
+    last_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """All that is known of one provider's webhooks."""
+
+    life: Life
+    lag: Lag
+    refusals: tuple[Refusal, ...] = ()
+
+
+def report() -> dict[str, Health]:
+    """Return the health of each provider whose webhooks are taken, by name."""
+    refused: dict[str, list[Refusal]] = {}
+    for row in RefusalCount.objects.order_by("provider", "reason"):
+        refused.setdefault(row.provider, []).append(Refusal(row.reason, row.code, row.count, row.last_at))
+    lags = _lags()
+    return {name: Health(life, lags[name], tuple(refused.get(name, ()))) for name, life in lives().items()}
+
+
+def lives() -> dict[str, Life]:
+    """Return the cheaper half of the report: who has spoken when, and who is silent."""
+    rows = _ask(_LIVES, {"silence": settings.WEBHOOK_SILENCE_HOURS, "latest": LATEST})
+    return {name: Life(*rest) for name, *rest in rows}
+
+
+def _lags() -> dict[str, Lag]:
+    rows = _ask(_LAGS, {"sample": SAMPLE, "quantiles": list(QUANTILES)})
+    return {name: Lag(events, _named(receipt), _named(record)) for name, events, receipt, record in rows}
+
+
+def _named(percentiles: list[float] | None) -> Mapping[float, float]:
+    return dict(zip(QUANTILES, percentiles or (), strict=False))
+
+
+def _ask(statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    names = [name for name in WEBHOOKS if settings.WEBHOOK_SECRETS.get(name)]
+    with connection.cursor() as cursor:
+        cursor.execute(statement, {"names": names, **parameters})
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows
+
+
+_EVENT: Final = DeliveryEvent._meta.db_table
+_DELIVERY: Final = DeliveryStatus._meta.db_table
+_RECEIPT: Final = WebhookReceipt._meta.db_table
+
+# A mail that has been reported about, by an event that came before the answer of the provider, is past `sent`. Ids of
+# deliveries begin with the time they were made at, in milliseconds (RFC 9562 5.7), by which those old enough are found.
+# With `=` instead of `ANY` the order would be that of the ids alone, and a search along the primary key for a provider
+# that has not been used for a year would read that year.
+_LIVES: Final = f"""
+SELECT p.name, last.at, extract(epoch FROM now() - last.at)::float8,
+       CASE WHEN unheard.at IS NOT NULL THEN extract(epoch FROM now() - coalesce(last.at, unheard.at))::float8 END
+FROM (SELECT now() - make_interval(secs => %(silence)s * 3600) AS at) due
+CROSS JOIN LATERAL (
+    SELECT (lpad(to_hex(floor(extract(epoch FROM due.at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid AS id
+) old
+CROSS JOIN unnest(%(names)s::text[]) p(name)
+LEFT JOIN LATERAL (
+    SELECT e.recorded_at AS at FROM {_EVENT} e
+    WHERE e.provider = p.name AND e.source = 'webhook' ORDER BY e.recorded_at DESC LIMIT 1
+) last ON true
+LEFT JOIN LATERAL (
+    SELECT min(d.sent_at) AS at
+    FROM (
+        SELECT d.sent_at, d.status FROM {_DELIVERY} d
+        WHERE d.provider = ANY(ARRAY[p.name]) AND d.id < old.id
+        ORDER BY d.provider, d.id DESC LIMIT %(latest)s
+    ) d
+    WHERE d.status = '{Status.SENT}' AND d.sent_at > coalesce(last.at, '-infinity')
+      AND d.sent_at < due.at
+) unheard ON true"""
+
+# A clock of theirs that runs ahead of ours is no lag. `OFFSET 0` has the receipts found one by one; a join might read
+# all of them.
+_LAGS: Final = f"""
+SELECT p.name, lag.events, lag.to_receipt, lag.to_record
+FROM unnest(%(names)s::text[]) p(name)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS events,
+           percentile_cont(%(quantiles)s::float8[]) WITHIN GROUP (
+               ORDER BY greatest(0, extract(epoch FROM r.received_at - e.occurred_at))::float8) AS to_receipt,
+           percentile_cont(%(quantiles)s::float8[]) WITHIN GROUP (
+               ORDER BY greatest(0, extract(epoch FROM e.recorded_at - r.received_at))::float8) AS to_record
+    FROM (
+        SELECT e.occurred_at, e.recorded_at, e.receipt_id FROM {_EVENT} e
+        WHERE e.provider = p.name AND e.source = 'webhook' AND e.recorded_at > now() - interval '1 day'
+        ORDER BY e.recorded_at DESC LIMIT %(sample)s
+    ) e
+    CROSS JOIN LATERAL (SELECT r.received_at FROM {_RECEIPT} r WHERE r.id = e.receipt_id OFFSET 0) r
+) lag"""
