@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('mailer', '0007_why_not_delivered'),
+        ('mailer', '0008_kept_batches'),
     ]
 
     operations = [
