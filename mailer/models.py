@@ -135,7 +135,7 @@ class Attachment(models.Model):
         verbose_name = _("attachment")
         verbose_name_plural = _("attachments")
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["message", "digest"], name="attached_once_to_a_message"),
+            models.UniqueConstraint(fields=["message", "digest"], name="attached_once_to_a_message")
         ]
 
     def __str__(self) -> str:
@@ -159,9 +159,7 @@ class Attempt(models.Model):
     class Meta:
         verbose_name = _("attempt")
         verbose_name_plural = _("attempts")
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["message", "token"], name="attempt_once_per_claim"),
-        ]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["message", "token"], name="attempt_once_per_claim")]
 
     def __str__(self) -> str:
         return f"attempt {self.token} of {self.message_id}"
@@ -202,9 +200,7 @@ class RepeatCount(models.Model):
     class Meta:
         verbose_name = _("count of repeats")
         verbose_name_plural = _("counts of repeats")
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["kind", "provider"], name="repeats_counted_once"),
-        ]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["kind", "provider"], name="repeats_counted_once")]
 
     def __str__(self) -> str:
         return f"repeats of {self.kind} through {self.provider}"
