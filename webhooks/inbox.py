@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 from mailer import doubts, ledger
 from mailer.exceptions import DATABASE_LOST
-from mailer.ledger import Recorded, dedupe_key, text_of
+from mailer.ledger import Fact, Recorded, dedupe_key, text_of
 from mailer.signals import tell
 from mailer.status import ACCEPTED_RANK, RANKS
 from webhooks import consequences, normal
@@ -26,6 +26,8 @@ State = WebhookReceipt.State
 DELAYS: Final = (10, 60, 600, 3600, 6 * 3600, 24 * 3600)
 # Receipts that one round tries again.
 LIMIT: Final = 100
+# What trying a receipt again may change in it: never its body, which may be large.
+OUTCOME: Final = ("state", "error", "events", "unreadable", "new_events", "run_at")
 
 
 def process(provider: str, incoming: Incoming, proof: Proof = Proof()) -> WebhookReceipt:  # noqa: B008  # immutable
@@ -53,7 +55,7 @@ def process(provider: str, incoming: Incoming, proof: Proof = Proof()) -> Webhoo
     except WebhookError:
         raise
     except Exception as error:  # whatever it is, the provider cannot mend it: it is kept, and seen
-        if _is_away(error):
+        if is_away(error):
             raise
         _keep(receipt, proof, error)
     return receipt
@@ -80,9 +82,9 @@ def _retry(identifier: UUID) -> bool:
                 return False  # another one was faster
             _record(receipt)
             receipt.run_at = None
-            receipt.save()
+            receipt.save(update_fields=OUTCOME)
     except Exception as error:  # as in `process`
-        if _is_away(error):
+        if is_away(error):
             raise
         name = type(error).__name__
         with connection.cursor() as cursor:
@@ -92,14 +94,41 @@ def _retry(identifier: UUID) -> bool:
     return True
 
 
-def _is_away(error: Exception) -> bool:
+@transaction.atomic
+def replay(identifier: UUID) -> tuple[WebhookReceipt, list[Fact], list[Recorded]]:
+    """Read a receipt again, in whatever state it is, and record what is new.
+
+    Return it as it is then, what it says, and what of that was new.
+
+    What was recorded before is known by its dedupe key, and is left as it is. Safe in any number of processes: each
+    waits for the one that has the receipt, and finds nothing new. A receipt that cannot be recorded is left as it was;
+    raises what `_record` raises then, and `WebhookReceipt.DoesNotExist`.
+    """
+    receipt = WebhookReceipt.objects.select_for_update(no_key=True).get(pk=identifier)
+    before, known = _outcome(receipt), receipt.new_events
+    facts, recorded = _record(receipt)
+    receipt.new_events += known
+    receipt.run_at = None
+    if _outcome(receipt) != before:
+        receipt.save(update_fields=OUTCOME)
+    return receipt, facts, recorded
+
+
+def _outcome(receipt: WebhookReceipt) -> list[object]:
+    return [getattr(receipt, name) for name in OUTCOME]
+
+
+def is_away(error: Exception) -> bool:
     """Tell whether the database is to blame for an error, and not what was to be written (class 54: it is too much)."""
     sqlstate = str(getattr(error.__cause__, "sqlstate", None) or "")
     return isinstance(error, DATABASE_LOST) and not sqlstate.startswith("54")
 
 
-def _record(receipt: WebhookReceipt) -> None:
-    """Record what a receipt reports, and say so in it. Messages are locked before deliveries, as in `mailer.outbox`."""
+def _record(receipt: WebhookReceipt) -> tuple[list[Fact], list[Recorded]]:
+    """Record what a receipt reports, and say so in it; return what it says, and what of that was new.
+
+    Messages are locked before deliveries, as in `mailer.outbox`.
+    """
     incoming = Incoming(receipt.headers, bytes(receipt.body))
     contents = normal.read(receipt.provider, incoming, receipt.pk)
     facts = contents.facts
@@ -113,6 +142,7 @@ def _record(receipt: WebhookReceipt) -> None:
     receipt.error = ", ".join(sorted(set(contents.unreadable)))[:200]
     receipt.state = State.POISON if contents.unreadable and not facts else State.PROCESSED
     transaction.on_commit(lambda: _tell(receipt, contents, recorded), robust=True)
+    return facts, recorded
 
 
 def _bind(provider: str, proof: Proof, body: bytes) -> None:
