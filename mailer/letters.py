@@ -102,15 +102,17 @@ def request_for(provider: Provider, letters: Sequence[Letter]) -> Request:
     if provider.batch and len(letters) > 1:
         parameters["url"] = urljoin(backend_at(provider.backend).api_url, provider.batch.path)
         parameters["data"] = provider.batch.join([letter.parameters["data"] for letter in letters])
-    return _prepared(provider, parameters)
+    return prepared(provider, parameters)
 
 
 def inquiry_for(search: Search, provider: Provider, message_id: str) -> Request:
     """Return the request that asks a provider whether it has accepted a message."""
-    return _prepared(provider, {"data": None, **search.request(backend_at(provider.backend), message_id)})
+    return prepared(provider, search.request(backend_at(provider.backend), message_id))
 
 
-def _prepared(provider: Provider, parameters: dict[str, Any]) -> Request:
+def prepared(provider: Provider, parameters: Mapping[str, Any]) -> Request:
+    """Return the request that `requests` would make of these parameters, as Anymail would."""
+    parameters = {"data": None, **parameters}
     headers = {"User-Agent": _user_agent(provider.backend), **(parameters.pop("headers", None) or {})}
     if any(parameters.get(name) for name in ("params", "files", "auth")) or not isinstance(parameters["data"], str):
         prepared = requests.Request(headers=headers, **parameters).prepare()
@@ -130,7 +132,7 @@ def answers_in(provider: Provider, letters: Sequence[Letter], response: Response
             _answer(provider, letter, whole.part(status, said))
             for letter, (status, said) in zip(letters, items, strict=True)
         ]
-    answer = Answer(*_of_whole(provider, response, body), _retry_after(response))
+    answer = Answer(*_of_whole(provider, response, body), retry_after(response))
     return [answer] * len(letters)
 
 
@@ -177,7 +179,7 @@ class _Read(requests.Response):
         self.headers = CaseInsensitiveDict(response.headers)
         self.encoding = "utf-8"
         self.is_cut_off = response.body is None
-        self.retry_after = _retry_after(response)
+        self.retry_after = retry_after(response)
         self.said = said
         self._content = response.body or b""  # where requests keeps what it has read itself
 
@@ -214,7 +216,7 @@ def _answer(provider: Provider, letter: Letter, response: _Read) -> Answer:
     return Answer(verdict, response.status_code, error_class, response.retry_after, status.recipients)
 
 
-def _retry_after(response: Response) -> float | None:
+def retry_after(response: Response) -> float | None:
     """Return the seconds a provider asks us to wait; providers send a number, never a date (RFC 9110 10.2.3)."""
     value = response.headers.get("retry-after", "")
     return min(float(value), LONGEST) if value.isdecimal() else None

@@ -201,7 +201,10 @@ class RepeatCount(models.Model):
 
 
 class DeliveryStatus(models.Model):
-    """One message to one recipient, and the fold of all events about it. Written by `mailer.ledger` alone."""
+    """One message to one recipient, and the fold of all events about it. Written by `mailer.ledger` alone.
+
+    Only `inquire_at` is moved by `webhooks.reconcile`, too.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="deliveries")
@@ -232,6 +235,8 @@ class DeliveryStatus(models.Model):
     unsubscribed_at = models.DateTimeField(null=True, help_text=_("The first time."))
     open_count = models.PositiveIntegerField(default=0)
     click_count = models.PositiveIntegerField(default=0)
+    # Set as it becomes `sent`, in the update that is made then anyway; empty in any other status.
+    inquire_at = models.DateTimeField(null=True, help_text=_("When the provider is asked what became of it."))
 
     class Meta:
         verbose_name = _("delivery")
@@ -248,6 +253,11 @@ class DeliveryStatus(models.Model):
                 fields=["esp_message_id", "provider"],
                 condition=~Q(esp_message_id=""),
                 name="delivery_by_esp_message_id",
+            ),
+            models.Index(
+                fields=["provider", "inquire_at"],
+                condition=Q(inquire_at__isnull=False),
+                name="delivery_untold",
             ),
         ]
 

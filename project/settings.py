@@ -197,6 +197,10 @@ WEBHOOK_SECRETS = mail.read_webhook_secrets(env, MAIL_PROVIDERS)
 WEBHOOK_MAX_BYTES = 10 * 1024 * 1024
 # Events that one request may hold.
 WEBHOOK_MAX_EVENTS = int(env.at_least(1, "WEBHOOK_MAX_EVENTS", default=5000))
+# Whether providers are asked about mails of which no webhook told; how many requests a second all processes together
+# make for that, to one provider.
+RECONCILE = env.bool("RECONCILE", default=True)
+RECONCILE_RATE = env.at_least(0.001, "RECONCILE_RATE", default=1)
 DATA_UPLOAD_MAX_MEMORY_SIZE = WEBHOOK_MAX_BYTES
 # Nobody has a file to send here: without this, one of any size would be written to the disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]

@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from mailer.admin import Masked, ReadOnly
 from users.addresses import mask
 from webhooks import replaying
-from webhooks.models import DeadLetter, WebhookReceipt
+from webhooks.models import DeadLetter, Inquiry, WebhookReceipt
 
 # Receipts that are replayed while somebody waits for the page: those of one page of the list.
 MOST: Final = 100
@@ -76,3 +76,11 @@ class DeadLetterAdmin(ReadOnly, Masked, admin.ModelAdmin[DeadLetter]):
         """Show the address, or what those may see who may not see it."""
         address = event.recipient_canonical
         return address if event.whole else mask(address)  # type: ignore[attr-defined]  # annotated by `Masked`
+
+
+@admin.register(Inquiry)
+class InquiryAdmin(ReadOnly, admin.ModelAdmin[Inquiry]):
+    """What asking each provider came to."""
+
+    list_display = ("name", "asked", "told", "failed", "error", "silent_until")
+    ordering = ("name",)

@@ -9,7 +9,8 @@ class WebhooksConfig(AppConfig):
     name = "webhooks"
 
     def ready(self) -> None:
-        """Have the sweep try receipts again."""
+        """Have the sweep try receipts again, and ask providers what no webhook told."""
         from mailer.sweeping import CHORES  # models can be imported from here on
 
         CHORES["receipts"] = "webhooks.inbox.retry"
+        CHORES["inquiries"] = "webhooks.reconcile.reconcile"

@@ -173,7 +173,7 @@ def _keep(receipt: WebhookReceipt, proof: Proof, error: Exception) -> None:
 
 
 def _tell(receipt: WebhookReceipt, contents: normal.Contents, recorded: Collection[Recorded]) -> None:
-    """Tell the log, and who listens to Anymail's signal, what was new."""
+    """Tell what could not be read, and what was new."""
     if receipt.error:
         log.warning(
             "receipt_unreadable",
@@ -181,28 +181,29 @@ def _tell(receipt: WebhookReceipt, contents: normal.Contents, recorded: Collecti
             provider=receipt.provider,
             error_class=receipt.error,
         )
-    _log(receipt, recorded)
-    new = {event.dedupe_key for event in recorded}
-    for fact, event in zip(contents.facts, contents.heard, strict=True):
-        if fact.dedupe_key in new:
-            new.discard(fact.dedupe_key)
-            # As Anymail's own view sends it.
-            tell(tracking, type(contents.view), event=event, esp_name=contents.view.esp_name)
+    announce(receipt.provider, contents, recorded, receipt_id=str(receipt.pk))
 
 
-def _log(receipt: WebhookReceipt, recorded: Collection[Recorded]) -> None:
+def announce(provider: str, contents: normal.Contents, recorded: Collection[Recorded], **context: str) -> None:
+    """Tell the log, with its context, and who listens to Anymail's signal, which events were new."""
     for event in recorded:
         log.info(
             "event_parked" if event.effect == ledger.Effect.PARKED else "event_recorded",
-            receipt_id=str(receipt.pk),
-            provider=receipt.provider,
+            provider=provider,
             event_type=event.event_type,
             effect=event.effect.value,
             delivery_id=event.delivery_id and str(event.delivery_id),
             message_id=event.message_id and str(event.message_id),
             correlation_id=event.correlation_id,
             status=event.new_status,
+            **context,
         )
+    new = {event.dedupe_key for event in recorded}
+    for fact, event in zip(contents.facts, contents.heard, strict=True):
+        if fact.dedupe_key in new:
+            new.discard(fact.dedupe_key)
+            # As Anymail's own view sends it.
+            tell(tracking, type(contents.view), event=event, esp_name=contents.view.esp_name)
 
 
 _RECEIPT: Final = WebhookReceipt._meta.db_table
