@@ -20,7 +20,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
 
 from mailer import couriers, ledger, letters
-from mailer.couriers import UNANSWERED, Ended, Response
+from mailer.couriers import Ended, Response
 from mailer.ledger import Source
 from mailer.letters import UNREADABLE
 from mailer.models import DeliveryStatus
@@ -153,16 +153,19 @@ def _go_on(question: Question, answer: Any, courier: couriers.Courier, ended: "S
     except UNREADABLE as error:
         question.error = type(error).__name__
         return False
-    courier.send(letters.prepared(PROVIDERS[question.provider], request), question, ended)
+    try:
+        courier.send(letters.prepared(PROVIDERS[question.provider], request), question, ended)
+    except (ImproperlyConfigured, OSError, ValueError) as error:
+        # Nobody can be trusted, or the API's address is none.
+        question.error, question.silence = type(error).__name__, SILENCE[Verdict.CONFIGURATION]
+        return False
     return True
 
 
 def _heard(one: "Ended[Question]") -> bool:
     """Tell whether a request got an answer that says something; else note in the question what it got."""
     question = one.about
-    if one.error is not None:
-        if not isinstance(one.error, UNANSWERED):
-            raise one.error
+    if one.error is not None:  # whatever it is, the other questions, and all mail, go on
         question.error, question.silence = type(one.error).__name__, SILENCE[Verdict.AMBIGUOUS]
         return False
     response: Response = one.result
@@ -196,9 +199,9 @@ def _record(question: Question, score: Score) -> None:
 
 def _told(question: Question, score: Score) -> str:
     """Record what a question was told; return the name of an error, or nothing."""
-    name = question.provider
-    contents = normal.read_parts(name, question.parts or [], Incoming({}, b""), receipt_id=None, source=Source.POLL)
+    name, parts = question.provider, question.parts or []
     try:
+        contents = normal.read_parts(name, parts, Incoming({}, b""), receipt_id=None, source=Source.POLL)
         with transaction.atomic():
             recorded = ledger.record(contents.facts)
             consequences.draw(name, contents.facts, recorded)

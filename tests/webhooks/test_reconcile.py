@@ -419,6 +419,16 @@ class TestFailures:
 
 
 class TestTogether:
+    def test_what_a_process_did_not_live_to_ask_is_asked_a_minute_later(self, simulator, sent):
+        [delivery] = sent("postmark", "silent@example.com")
+        wait_until(lambda: "Delivery" in simulator.happened(delivery.esp_message_id))
+        age(11)
+        reconcile._claim("postmark")
+
+        assert reconcile.reconcile() == 0
+        age(1.1)
+        assert reconcile.reconcile() == 1
+
     @pytest.mark.django_db(transaction=True)
     def test_two_at_once_ask_once(self, sent, answering):
         sent("postmark", "silent@example.com")
