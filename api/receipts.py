@@ -202,7 +202,9 @@ class ReceiptReplay(PrivateView, generics.GenericAPIView[WebhookReceipt]):
         receipt = self.get_object()
         asked = self.get_serializer(data=request.data)
         asked.is_valid(raise_exception=True)
-        [done] = replaying.replay(replaying.Selection(ids=[receipt.pk]), dry_run=asked.validated_data["dry_run"])
+        selection = replaying.Selection(ids=[receipt.pk])
+        # No round at all where it has just been deleted.
+        done = next(replaying.replay(selection, dry_run=asked.validated_data["dry_run"]), replaying.Round())
         answer = {
             "new_events": done.new_events,
             "parked": done.parked,

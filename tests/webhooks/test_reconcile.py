@@ -1,5 +1,7 @@
 """Asking providers what no webhook told, at real servers: the simulator, and one that answers as a test says."""
 
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 
@@ -10,7 +12,7 @@ from django.db.models import F
 
 from mailer import couriers, letters, sender, sweeping
 from mailer.models import DeliveryEvent, DeliveryStatus, Suppression
-from tests.conftest import in_threads, wait_until
+from tests.conftest import PATIENCE, ROOT, in_threads, wait_until
 from tests.mailer import tiny
 from tests.mailer.conftest import ask, delivery_of, enqueue, new_delivery, signal_receiver
 from webhooks import reconcile
@@ -132,6 +134,18 @@ class TestFound:
         age(11)
 
         assert sweeping.sweep()["inquiries"] == 1
+
+        delivery.refresh_from_db()
+        assert delivery.status == "delivered"
+
+    @pytest.mark.django_db(transaction=True)
+    def test_relay_asks(self, simulator, sent, environment):
+        [delivery] = sent("postmark", "silent@example.com")
+        wait_until(lambda: "Delivery" in simulator.happened(delivery.esp_message_id))
+        age(11)
+
+        command = [sys.executable, "manage.py", "relay", "--once"]
+        subprocess.run(command, cwd=ROOT, env={**environment, **simulator.environment}, check=True, timeout=PATIENCE)
 
         delivery.refresh_from_db()
         assert delivery.status == "delivered"

@@ -19,11 +19,11 @@ from mailer.status import Status
 from tests.conftest import in_threads
 from tests.mailer.conftest import signal_receiver
 from tests.webhooks import payloads
-from tests.webhooks.conftest import delivery_of
+from tests.webhooks.conftest import delivery_of, encoded
 from users.models import User
 from webhooks import inbox, replaying
 from webhooks.models import WebhookReceipt
-from webhooks.providers import WEBHOOKS
+from webhooks.providers import WEBHOOKS, Incoming
 from webhooks.providers.base import Meaning, listed
 from webhooks.replaying import Change, Selection
 
@@ -110,6 +110,15 @@ def test_replay_of_what_is_known_changes_nothing(post_postmark, sent, record_typ
 
     assert (done.receipts, done.new_events, done.differing, done.changes) == (1, 0, 0, [])
     assert stored() == before
+
+
+def test_replay_of_what_is_known_locks_nothing(post_postmark, sent, django_assert_max_num_queries):
+    post_postmark(payloads.postmark("Delivery", sent("postmark")))
+
+    with django_assert_max_num_queries(6) as asked:
+        replay(states=["processed"])
+
+    assert not [sql for query in asked for sql in [query["sql"]] if "FOR NO KEY" in sql or not sql.startswith("SELECT")]
 
 
 def test_replay_of_all_in_any_order_gives_the_same(post_postmark, sent):
@@ -346,6 +355,13 @@ class TestSelection:
 
         assert list(replaying.replay(selection)) == []
 
+    def test_receipt_of_a_clock_that_is_ahead_is_found_by_its_id(self, post_postmark):
+        post_postmark(payloads.postmark("Delivery"))
+        ahead = replaying._first_id(timezone.now() + timedelta(seconds=5))
+        WebhookReceipt.objects.update(id=ahead)
+
+        assert replay(ids=[ahead]).receipts == 1
+
     def test_rounds_are_bounded_and_in_order(self, post_postmark, monkeypatch, django_assert_max_num_queries):
         monkeypatch.setattr(replaying, "BATCH", 2)
         for number in range(5):
@@ -385,6 +401,37 @@ def test_replay_beside_the_sweep_records_once(lost):
     assert sum(done) >= 2
     assert list(WebhookReceipt.objects.values_list("state", "new_events")) == [("processed", 1)] * 2
     assert DeliveryEvent.objects.filter(source="webhook").count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_dry_runs_and_replays_beside_what_comes_in_wait_in_no_circle(post_postmark, sent, monkeypatch):
+    monkeypatch.setitem(WEBHOOKS, "postmark", replace(WEBHOOKS["postmark"], parts=listed))
+    numbers = range(60)
+    for number in numbers:
+        sent("postmark", f"id-{number}", f"{number}@example.com")
+
+    def told(kind, number):
+        return payloads.postmark(kind, MessageID=f"id-{number}", Email=f"{number}@example.com", ID=number)
+
+    for number in numbers:
+        post_postmark([told("Bounce", each) for each in (number, 59 - number)])
+    DeliveryEvent.objects.filter(source="webhook").delete()
+    batch = encoded([told("SpamComplaint", number) for number in reversed(numbers)])
+
+    def work(number):
+        for _ in range(3):
+            match number % 3:
+                case 0:
+                    replay(dry_run=True, providers=["postmark"])
+                case 1:
+                    replay(providers=["postmark"])
+                case _:
+                    inbox.process("postmark", Incoming({}, batch))
+
+    in_threads(6, work)
+
+    assert set(DeliveryStatus.objects.values_list("status", flat=True)) == {"complained"}
+    assert not WebhookReceipt.objects.exclude(state="processed").exists()
 
 
 class TestAdmin:

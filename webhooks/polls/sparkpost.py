@@ -20,6 +20,7 @@ BACK: Final = timedelta(days=3)
 
 
 def _ask(backend: Any, esp_message_id: str) -> Story:
+    subaccount = {"X-MSYS-SUBACCOUNT": str(backend.subaccount)} if backend.subaccount else {}
     answer = yield {
         "method": "GET",
         "url": urljoin(backend.api_url, "events/message"),
@@ -29,7 +30,7 @@ def _ask(backend: Any, esp_message_id: str) -> Story:
             "from": f"{datetime.now(UTC) - BACK:%Y-%m-%dT%H:%M:%SZ}",
             "per_page": 1000,
         },
-        "headers": {"Authorization": backend.api_key},
+        "headers": {"Authorization": backend.api_key, **subaccount},
     }
     return [_event(event) for event in answer["results"]]
 
