@@ -201,10 +201,7 @@ class RepeatCount(models.Model):
 
 
 class DeliveryStatus(models.Model):
-    """One message to one recipient, and the fold of all events about it. Written by `mailer.ledger` alone.
-
-    Only `inquire_at` is moved by `webhooks.reconcile`, too.
-    """
+    """One message to one recipient, and the fold of all events about it. Written by `mailer.ledger` alone."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="deliveries")
@@ -235,7 +232,7 @@ class DeliveryStatus(models.Model):
     unsubscribed_at = models.DateTimeField(null=True, help_text=_("The first time."))
     open_count = models.PositiveIntegerField(default=0)
     click_count = models.PositiveIntegerField(default=0)
-    # Set as it becomes `sent`, in the update that is made then anyway; empty in any other status.
+    # Set in the update that makes it `sent`, emptied in the one that ends that; moved by `webhooks.reconcile`.
     inquire_at = models.DateTimeField(null=True, help_text=_("When the provider is asked what became of it."))
 
     class Meta:

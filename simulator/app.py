@@ -86,6 +86,15 @@ class Simulator:
         self.authorize(request, resend.API)
         return JSONResponse(resend.details(*await self.story(request.path_params["id"], resend.NAME, resend.NOT_FOUND)))
 
+    async def sendgrid_activity(self, request: Request) -> Response:
+        self.authorize(request, sendgrid.API)
+        identifier = sendgrid.read_query(request.query_params)
+        rows = await self.log.mails(metadata=("anymail_id", identifier), provider=sendgrid.NAME)
+        # Where time is scaled to nothing, all has happened.
+        scale = self.settings.time_scale or 1e-9
+        found = [each for row in rows for each in sendgrid.activity(mail_of(row), (time.time() - row["at"]) / scale)]
+        return JSONResponse({"messages": found})
+
     def authorize(self, request: Request, api: Api) -> None:
         api.authorize(request.headers, self.settings.secrets.get(api.name, ""))
 
@@ -261,6 +270,7 @@ def build(settings: Settings, log: Log) -> ASGIApp:
         Route("/postmark/messages/outbound/{id}/details", simulator.postmark_details),
         Route("/postmark/bounces", simulator.postmark_bounces),
         Route("/resend/emails/{id}", simulator.resend_details),
+        Route("/sendgrid/messages", simulator.sendgrid_activity),
         Route("/log.json", simulator.log_json),
         Route("/counts.json", simulator.counts_json),
         Route("/requests.json", simulator.requests_json),

@@ -6,6 +6,7 @@ import threading
 from datetime import timedelta
 
 import pytest
+from anymail.exceptions import AnymailNotSupportedWarning
 from anymail.signals import tracking
 from django.db import OperationalError
 from django.db.models import F
@@ -92,6 +93,21 @@ class TestFound:
         delivery.refresh_from_db()
         assert (delivery.status, delivery.inquire_at) == (status, None)
         assert [source for _, source in events_of(delivery)] == ["poll"]
+
+    @pytest.mark.filterwarnings(f"ignore::{AnymailNotSupportedWarning.__module__}.AnymailNotSupportedWarning")
+    def test_delivery_by_sendgrid_is_found_and_its_bounce_is_left_to_the_webhook(self, sent):
+        delivered, bounced = sent("sendgrid", "silent@example.com", "bounce@example.com")
+        Inquiry.objects.create(name="sendgrid", tokens=20)
+
+        def found():
+            age(11)
+            return reconcile.reconcile()
+
+        wait_until(found)
+
+        delivered.refresh_from_db()
+        bounced.refresh_from_db()
+        assert (delivered.status, bounced.status) == ("delivered", "sent")
 
     def test_hard_bounce_suppresses_and_a_soft_one_does_not(self, simulator, sent):
         deliveries = sent("postmark", "bounce@example.com", "soft@example.com")
