@@ -8,14 +8,18 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from anymail.exceptions import AnymailNotSupportedWarning
 from django.db.models.functions import Now
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
 
-from mailer import couriers, letters
-from mailer.ledger import own_fact
+from mailer import couriers, ledger, letters
+from mailer.ledger import Source, own_fact
 from mailer.models import DeliveryEvent, DeliveryStatus
 from mailer.providers import PROVIDERS
 from tests.mailer import tiny
-from tests.mailer.conftest import ledger, new_delivery
-from webhooks import inbox, reconcile
+from tests.mailer.conftest import new_delivery
+from tests.webhooks.providers import mangled
+from webhooks import inbox, normal, reconcile
 from webhooks.models import Inquiry
 from webhooks.polls import NOT_ASKED, POLLS
 from webhooks.providers import WEBHOOKS, Incoming
@@ -326,6 +330,35 @@ def test_event_that_a_webhook_tells_too_is_one(asked, provider, answer, posted):
 
     assert (receipt.events, receipt.new_events) == (1, 0)
     assert DeliveryEvent.objects.filter(delivery=delivery).exclude(source="sender").count() == 1
+
+
+class Backend:
+    """What of Anymail's backends a question needs."""
+
+    api_url = "https://api.example.com/v3/"
+    api_key = secret_key = server_token = "key"
+    sender_domain = subaccount = None
+
+
+@limits(max_examples=300, deadline=None)
+@given(drawn=st.sampled_from(ANSWERS).flatmap(lambda row: st.tuples(st.just(row[0]), mangled.payloads([row[1]]))))
+def test_mangled_answer_is_read_or_unreadable(drawn):
+    provider, answer = drawn
+    story = POLLS[provider].ask(Backend, "the-id")
+    parts = []
+    try:
+        story.send(None)
+        while True:
+            story.send(answer)
+    except StopIteration as end:
+        parts = end.value
+    except letters.UNREADABLE:
+        return
+
+    contents = normal.read_parts(provider, parts, Incoming({}, b""), receipt_id=None, source=Source.POLL)
+
+    assert len(contents.facts) + len(contents.unreadable) <= len(parts)
+    assert all(fact.source is Source.POLL for fact in contents.facts)
 
 
 def test_every_provider_is_asked_or_it_is_said_why_not():
