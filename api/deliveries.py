@@ -1,11 +1,9 @@
 """What became of each mail: for its owner, and for operators."""
 
-from collections.abc import Iterable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import django_filters
 from django.db.models import Prefetch, Q, QuerySet
-from django.forms import Form
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
 from rest_framework import exceptions, generics, serializers
 from rest_framework.permissions import BasePermission, IsAuthenticated
@@ -13,6 +11,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from api.doors import PrivateView
+from api.filters import StrictFilterSet, one_of
 from api.schema import TOKEN, problems
 from mailer import status
 from mailer.kinds import KINDS
@@ -103,24 +102,6 @@ class DeliveryDetailSerializer(DeliverySerializer):
         fields: ClassVar = [*DeliverySerializer.Meta.fields, "correlation_id", "events", "attempts"]
 
 
-class StrictFilterSet(django_filters.FilterSet):  # type: ignore[misc]  # has no types
-    """Filters that do not let a misspelled one pass for none."""
-
-    def get_form_class(self) -> type[Form]:
-        """Refuse parameters that name no filter."""
-        known = {*self.filters, "cursor", "page_size"}
-        unknown = sorted({*self.data} - known)
-        if unknown:
-            raise exceptions.ValidationError({name: ["There is no such filter."] for name in unknown}, code="unknown")
-        return cast("type[Form]", super().get_form_class())
-
-
-# Django's own errors would quote what was sent, which may be an address.
-def _one_of(names: Iterable[str], otherwise: str) -> Any:
-    choices = [(name, name) for name in names]
-    return django_filters.ChoiceFilter(choices=choices, error_messages={"invalid_choice": otherwise})
-
-
 def _status_filter() -> Any:
     return django_filters.MultipleChoiceFilter(
         choices=status.CHOICES,
@@ -137,8 +118,8 @@ class DeliveryFilter(StrictFilterSet):
     recipient = django_filters.CharFilter(
         method="by_recipient", help_text="The whole address, in any spelling. Needs `mailer.view_recipient`."
     )
-    kind = _one_of(KINDS, "There is no such kind.")
-    provider = _one_of(PROVIDERS, "There is no such provider.")
+    kind = one_of(KINDS, "There is no such kind.")
+    provider = one_of(PROVIDERS, "There is no such provider.")
     created_after = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="gte")
     created_before = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="lt")
     q = django_filters.CharFilter(
@@ -171,7 +152,7 @@ class OwnFilter(StrictFilterSet):
     """The owner's filters."""
 
     status = _status_filter()
-    kind = _one_of(KINDS, "There is no such kind.")
+    kind = one_of(KINDS, "There is no such kind.")
 
     class Meta:
         model = DeliveryStatus

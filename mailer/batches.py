@@ -242,7 +242,7 @@ def _of_whole(provider: Provider, response: Response, body: Any, repeats: int) -
     elif verdict is Verdict.ACCEPTED:
         error_class = UNREADABLE_ANSWER
         verdict = Verdict.AMBIGUOUS if repeats < PATIENCE else Verdict.ACCEPTED
-    return Answer(verdict, response.status, error_class, letters.retry_after_of(response))
+    return Answer(verdict, response.status, error_class, letters.retry_after(response))
 
 
 def _read(provider: Provider, status: int, said: Any) -> Answer:

@@ -22,10 +22,12 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connection, transaction
 from uuid_utils.compat import uuid7
 
 from mailer.models import DeliveryEvent, DeliveryStatus, Message
+from mailer.providers import PROVIDERS
 from mailer.signals import delivery_changed, tell
 from mailer.status import EVENT_STATUS, NO_RANK, RANKS, Status
 from users.addresses import loosely_canonical
@@ -75,6 +77,8 @@ class Recorded:
     new_status: str
 
 
+# For how long a delivery is `sent` before its provider is asked, if it can be, what became of it.
+INQUIRY: Final = "10 minutes"
 # Characters of a provider's id that are kept.
 MAX_IDENTIFIER: Final = 255
 
@@ -176,7 +180,7 @@ def _as_row(fact: Fact) -> dict[str, Any]:
 
 def _run(statement: str, parameters: list[Any]) -> list[Recorded]:
     with connection.cursor() as cursor:
-        cursor.execute(statement, parameters)
+        cursor.execute(statement, [*parameters, _ASKED if settings.RECONCILE else []])
         recorded = [Recorded(row[0], row[1], Effect(row[2]), *row[3:]) for row in cursor.fetchall()]
     if delivery_changed.has_listeners(DeliveryStatus):
         changed = {
@@ -194,6 +198,7 @@ def _announce(changed: Mapping[UUID, tuple[str, str]]) -> None:
         tell(delivery_changed, DeliveryStatus, delivery=delivery, old_status=old_status, new_status=new_status)
 
 
+_ASKED: Final = [provider.name for provider in PROVIDERS.values() if provider.tells]
 _EVENT: Final = DeliveryEvent._meta.db_table
 _DELIVERY: Final = DeliveryStatus._meta.db_table
 _MESSAGE: Final = Message._meta.db_table
@@ -265,7 +270,12 @@ folded AS (
         clicked_at = least(d.clicked_at, tally.clicked_at),
         unsubscribed_at = least(d.unsubscribed_at, tally.unsubscribed_at),
         open_count = d.open_count + tally.opens,
-        click_count = d.click_count + tally.clicks
+        click_count = d.click_count + tally.clicks,
+        inquire_at = CASE
+            WHEN coalesce(winner.status, d.status) <> '{Status.SENT}' THEN NULL
+            WHEN d.status_rank < {RANKS[Status.SENT]} AND coalesce(nullif(d.provider, ''), tally.provider) = ANY(%s)
+                THEN now() + interval '{INQUIRY}'
+            ELSE d.inquire_at END
     FROM tally LEFT JOIN winner USING (delivery_id)
     WHERE d.id = tally.delivery_id
     RETURNING d.id, d.status

@@ -106,7 +106,7 @@ def request_for(provider: Provider, letters: Sequence[Letter]) -> Request:
     if provider.batch and len(letters) > 1:
         parameters["url"] = _place_of_batches(provider, provider.batch)
         parameters["data"] = joined(provider.batch, letters)
-    return _prepared(provider, parameters)
+    return prepared(provider, parameters)
 
 
 def request_under(key: str, provider: Provider, body: str) -> Request:
@@ -118,7 +118,7 @@ def request_under(key: str, provider: Provider, body: str) -> Request:
         raise ImproperlyConfigured(f"{provider.name} has no batches under one key")
     headers = provider.batch.keyed(backend_at(provider.backend), key)
     url = _place_of_batches(provider, provider.batch)
-    return _prepared(provider, {"method": "POST", "url": url, "data": body, "headers": headers})
+    return prepared(provider, {"method": "POST", "url": url, "data": body, "headers": headers})
 
 
 def joined(batch: Batch, letters: Sequence[Letter]) -> str:
@@ -132,10 +132,12 @@ def _place_of_batches(provider: Provider, batch: Batch) -> str:
 
 def inquiry_for(search: Search, provider: Provider, message_id: str) -> Request:
     """Return the request that asks a provider whether it has accepted a message."""
-    return _prepared(provider, {"data": None, **search.request(backend_at(provider.backend), message_id)})
+    return prepared(provider, search.request(backend_at(provider.backend), message_id))
 
 
-def _prepared(provider: Provider, parameters: dict[str, Any]) -> Request:
+def prepared(provider: Provider, parameters: Mapping[str, Any]) -> Request:
+    """Return the request that `requests` would make of these parameters, as Anymail would."""
+    parameters = {"data": None, **parameters}
     headers = {"User-Agent": _user_agent(provider.backend), **(parameters.pop("headers", None) or {})}
     if any(parameters.get(name) for name in ("params", "files", "auth")) or not isinstance(parameters["data"], str):
         prepared = requests.Request(headers=headers, **parameters).prepare()
@@ -201,7 +203,7 @@ def _of_whole(provider: Provider, response: Response, body: Any) -> Answer:
         error_class = UNREADABLE_ANSWER
         if provider.batch and provider.batch.keyed:
             verdict = Verdict.AMBIGUOUS  # to ask again what became of each does no harm
-    return Answer(verdict, response.status, error_class, retry_after_of(response))
+    return Answer(verdict, response.status, error_class, retry_after(response))
 
 
 class _Read(requests.Response):
@@ -213,7 +215,7 @@ class _Read(requests.Response):
         self.headers = CaseInsensitiveDict(response.headers)
         self.encoding = "utf-8"
         self.is_cut_off = response.body is None
-        self.retry_after = retry_after_of(response)
+        self.retry_after = retry_after(response)
         self.said = said
         self._content = response.body or b""  # where requests keeps what it has read itself
 
@@ -250,7 +252,7 @@ def _answer(provider: Provider, letter: Letter, response: _Read) -> Answer:
     return Answer(verdict, response.status_code, error_class, response.retry_after, status.recipients)
 
 
-def retry_after_of(response: Response) -> float | None:
+def retry_after(response: Response) -> float | None:
     """Return the seconds a provider asks us to wait; providers send a number, never a date (RFC 9110 10.2.3)."""
     value = response.headers.get("retry-after", "")
     return min(float(value), LONGEST) if value.isdecimal() else None

@@ -87,13 +87,7 @@ class Message(models.Model):
         indexes: ClassVar = [
             # By a hash, so that a claim can begin at any flow with the same chance. PostgreSQL's hash indexes stand on
             # the same function, so that it outlives upgrades.
-            models.Index(
-                _PLACE,
-                "run_at",
-                "id",
-                condition=Q(IsNull(_PLACE, False)),
-                name="message_by_flow",
-            ),
+            models.Index(_PLACE, "run_at", "id", condition=Q(IsNull(_PLACE, False)), name="message_by_flow"),
             models.Index(
                 fields=["priority", "run_at"], condition=Q(state__in=["pending", "retry"]), name="message_due"
             ),
@@ -238,6 +232,8 @@ class DeliveryStatus(models.Model):
     unsubscribed_at = models.DateTimeField(null=True, help_text=_("The first time."))
     open_count = models.PositiveIntegerField(default=0)
     click_count = models.PositiveIntegerField(default=0)
+    # Set in the update that makes it `sent`, emptied in the one that ends that; moved by `webhooks.reconcile`.
+    inquire_at = models.DateTimeField(null=True, help_text=_("When the provider is asked what became of it."))
 
     class Meta:
         verbose_name = _("delivery")
@@ -254,6 +250,11 @@ class DeliveryStatus(models.Model):
                 fields=["esp_message_id", "provider"],
                 condition=~Q(esp_message_id=""),
                 name="delivery_by_esp_message_id",
+            ),
+            models.Index(
+                fields=["provider", "inquire_at"],
+                condition=Q(inquire_at__isnull=False),
+                name="delivery_untold",
             ),
         ]
 
@@ -312,11 +313,7 @@ class DeliveryEvent(models.Model):
         verbose_name_plural = _("events")
         indexes: ClassVar = [
             models.Index(fields=["delivery", "occurred_at"], name="event_by_delivery"),
-            models.Index(
-                fields=["esp_message_id", "provider"],
-                condition=Q(delivery=None),
-                name="event_parked",
-            ),
+            models.Index(fields=["esp_message_id", "provider"], condition=Q(delivery=None), name="event_parked"),
             models.Index(fields=["recorded_at"], condition=Q(delivery=None), name="event_parked_lately"),
             # What providers said, the latest first or the oldest.
             models.Index(

@@ -61,7 +61,18 @@ class Simulator:
 
     async def postmark_details(self, request: Request) -> Response:
         self.authorize(request, postmark.API)
-        return JSONResponse(postmark.details(*await self.story(request, postmark.NAME, postmark.NOT_FOUND)))
+        return JSONResponse(
+            postmark.details(*await self.story(request.path_params["id"], postmark.NAME, postmark.NOT_FOUND))
+        )
+
+    async def postmark_bounces(self, request: Request) -> Response:
+        """List the bounces of one message; without ``messageID`` the real API lists all, which nobody here asks for."""
+        self.authorize(request, postmark.API)
+        query = request.query_params
+        if not all(query.get(name, "").isdecimal() for name in ("count", "offset")):
+            raise RefusedError(postmark.WRONG_SEARCH)
+        _, happened = await self.story(query.get("messageID", ""), postmark.NAME, postmark.NOT_FOUND)
+        return JSONResponse(postmark.bounces(happened))
 
     async def postmark_search(self, request: Request) -> Response:
         self.authorize(request, postmark.API)
@@ -76,14 +87,23 @@ class Simulator:
 
     async def resend_details(self, request: Request) -> Response:
         self.authorize(request, resend.API)
-        return JSONResponse(resend.details(*await self.story(request, resend.NAME, resend.NOT_FOUND)))
+        return JSONResponse(resend.details(*await self.story(request.path_params["id"], resend.NAME, resend.NOT_FOUND)))
+
+    async def sendgrid_activity(self, request: Request) -> Response:
+        self.authorize(request, sendgrid.API)
+        identifier = sendgrid.read_query(request.query_params)
+        rows = await self.log.mails(metadata=("anymail_id", identifier), provider=sendgrid.NAME)
+        # Where time is scaled to nothing, all has happened.
+        scale = self.settings.time_scale or 1e-9
+        found = [each for row in rows for each in sendgrid.activity(mail_of(row), (time.time() - row["at"]) / scale)]
+        return JSONResponse({"messages": found})
 
     def authorize(self, request: Request, api: Api) -> None:
         api.authorize(request.headers, self.settings.secrets.get(api.name, ""))
 
-    async def story(self, request: Request, provider: str, missing: Refusal) -> tuple[Mail, list[dict[str, Any]]]:
+    async def story(self, identifier: str, provider: str, missing: Refusal) -> tuple[Mail, list[dict[str, Any]]]:
         """Find a mail of this provider and what has happened to it, oldest first. Raises RefusedError."""
-        rows = await self.log.mails(id=request.path_params["id"], provider=provider)
+        rows = await self.log.mails(id=identifier, provider=provider)
         if not rows:
             raise RefusedError(missing)
         hooks = await self.log.webhooks([rows[0]["seq"]])
@@ -299,7 +319,9 @@ def build(settings: Settings, log: Log) -> ASGIApp:
     routes = [
         Route("/postmark/messages/outbound", simulator.postmark_search),
         Route("/postmark/messages/outbound/{id}/details", simulator.postmark_details),
+        Route("/postmark/bounces", simulator.postmark_bounces),
         Route("/resend/emails/{id}", simulator.resend_details),
+        Route("/sendgrid/messages", simulator.sendgrid_activity),
         Route("/log.json", simulator.log_json),
         Route("/counts.json", simulator.counts_json),
         Route("/requests.json", simulator.requests_json),

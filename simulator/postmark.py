@@ -191,12 +191,30 @@ def details(mail: Mail, happened: list[Row]) -> Body:
                 "Recipient": hook["recipient"],
                 "Type": EVENT_NAMES[hook["event"]],
                 "ReceivedAt": rfc3339(datetime.fromtimestamp(hook["happened_at"], UTC), 7),
-                "Details": {"Summary": hook["body"].get("Details") or hook["body"].get("Description") or ""},
+                "Details": _details(hook["body"]),
             }
             for hook in happened
             if hook["event"] in EVENT_NAMES
         ],
     }
+
+
+def _details(hook: Body) -> Body:
+    """Describe an event; of a bounce its kind is left out."""
+    said = hook.get("Details") or hook.get("Description") or ""
+    match hook["RecordType"]:
+        case "Delivery":
+            return {"DeliveryMessage": said, "DestinationServer": "mx.example.com", "DestinationIP": "192.0.2.5"}
+        case "Bounce":
+            return {"Summary": said, "BounceID": str(hook["ID"])}
+        case _:
+            return {"Summary": said}
+
+
+def bounces(happened: list[Row]) -> Body:
+    """Answer ``GET /bounces?messageID=`` with the bounces among the webhook rows already past."""
+    found = [hook["body"] for hook in happened if hook["event"] == "Bounce"]
+    return {"TotalCount": len(found), "Bounces": found}
 
 
 def summary(mail: Mail) -> Body:

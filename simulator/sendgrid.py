@@ -1,12 +1,16 @@
-"""SendGrid: its send API, which knows neither an idempotency key nor a search.
+"""SendGrid: its send API, which knows no idempotency key, and its email activity, as far as one mail is asked for.
 
-Sources: twilio.com/docs/sendgrid/api-reference/mail-send/mail-send, .../mail-send/errors and
-.../how-to-use-the-sendgrid-v3-api/{responses,rate-limits}.
+Sources: twilio.com/docs/sendgrid/api-reference/mail-send/mail-send, .../mail-send/errors,
+.../how-to-use-the-sendgrid-v3-api/{responses,rate-limits} and .../email-activity/filter-all-messages.
 """
 
+import re
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from simulator.api import Answer, Api, Headers, found
+from simulator.behaviour import BEHAVIOURS, behaviour_of
 from simulator.mail import Mail, Refusal, RefusedError, is_address
 
 NAME = "sendgrid"
@@ -103,6 +107,46 @@ def _metadata(payload: Any) -> Body:
 
 def message_ids(payload: Any) -> list[str]:
     return [str(_metadata(payload).get("message_id") or "")]
+
+
+# The one query that is understood here.
+QUERY = re.compile(r"""\(unique_args\['anymail_id'\]="([^"]+)"\)""")
+BAD_QUERY = refused(400, "the query is not understood", "query")
+# What ends a mail's way -> its status; until then it is processed.
+STATUSES = {
+    "delivered": "delivered",
+    "hard_bounced": "not_delivered",
+    "soft_bounced": "not_delivered",
+    "suppressed": "not_delivered",
+}
+
+
+def read_query(query: Mapping[str, str]) -> str:
+    """Read which mail is asked for, by the id that Anymail gave it. Raises RefusedError (400)."""
+    match = QUERY.fullmatch(query.get("query", ""))
+    if match is None or not query.get("limit", "").isdecimal():
+        raise RefusedError(BAD_QUERY)
+    return match[1]
+
+
+def activity(mail: Mail, age: float) -> list[Body]:
+    """Answer for a mail whose acceptance is so many seconds of its recipients' time ago."""
+    return [_message(mail, number, recipient, age) for number, recipient in enumerate(mail.recipients)]
+
+
+def _message(mail: Mail, number: int, recipient: str, age: float) -> Body:
+    past = [step for step in BEHAVIOURS[behaviour_of(recipient)] if step.after <= age]
+    last = timedelta(seconds=past[-1].after if past else 0)
+    return {
+        "from_email": mail.sender,
+        "msg_id": f"{mail.id}.{number}",
+        "subject": mail.subject,
+        "to_email": recipient,
+        "status": next((STATUSES[step.word] for step in past if step.word in STATUSES), "processed"),
+        "opens_count": sum(step.word == "opened" for step in past),
+        "clicks_count": sum(step.word == "clicked" for step in past),
+        "last_event_time": (mail.accepted_at + last).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
 
 
 API = Api(

@@ -159,6 +159,14 @@ class Simulator:
         """Return totals: mails, by provider, webhooks by state, and `not_once` by our id; cheap for a million."""
         return dict(self.ask("GET", "/counts.json"))
 
+    def webhooks(self, mail: str) -> list[dict[str, Any]]:
+        """Return the webhooks that are planned for a mail, by its id here, posted or not."""
+        return list(self.ask("GET", "/webhooks.json", mail=mail)["webhooks"])
+
+    def happened(self, mail: str) -> list[str]:
+        """Name what has happened to a mail by now, whether or not anybody was told."""
+        return [row["event"] for row in self.webhooks(mail) if row["happened_at"] <= time.time()]
+
     def inbox(self, to: str = "") -> list[dict[str, Any]]:
         """Return the mails to an address, or all, newest first, each with text, html and links."""
         return list(self.ask("GET", "/inbox.json", to=to)["mails"])

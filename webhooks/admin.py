@@ -1,10 +1,18 @@
 """The inbox, to look at."""
 
-from django.contrib import admin
+from typing import Final
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
 
 from mailer.admin import Masked, ReadOnly
 from users.addresses import mask
-from webhooks.models import DeadLetter, WebhookReceipt
+from webhooks import replaying
+from webhooks.models import DeadLetter, Inquiry, WebhookReceipt
+
+# Receipts that are replayed while somebody waits for the page: those of one page of the list.
+MOST: Final = 100
 
 
 @admin.register(WebhookReceipt)
@@ -21,6 +29,25 @@ class WebhookReceiptAdmin(ReadOnly, Masked, admin.ModelAdmin[WebhookReceipt]):
     readonly_fields = ("text",)
     ordering = ("-id",)
     show_full_result_count = False
+    actions = ("replay",)
+
+    def has_replay_permission(self, request: HttpRequest) -> bool:
+        """Ask for `webhooks.change_webhookreceipt`, as the API does."""
+        return request.user.has_perm("webhooks.change_webhookreceipt")
+
+    @admin.action(description="Replay the selected receipts", permissions=["replay"])
+    def replay(self, request: HttpRequest, receipts: QuerySet[WebhookReceipt]) -> None:
+        """Have them read again, and say what came of it."""
+        ids = list(receipts.order_by("pk").values_list("pk", flat=True)[: MOST + 1])
+        if len(ids) > MOST:
+            text = f"More than {MOST} receipts: manage.py replay_webhooks replays any number."
+            self.message_user(request, text, messages.ERROR)
+            return
+        for done in replaying.replay(replaying.Selection(ids=ids)):
+            news = f"{done.new_events} new events, {len(done.changes)} statuses changed"
+            self.message_user(request, f"{done.receipts} receipts replayed: {news}.")
+            for identifier, error in done.failures.items():
+                self.message_user(request, f"Receipt {identifier}: {error}", messages.ERROR)
 
     @admin.display(description="body")
     def text(self, receipt: WebhookReceipt) -> str:
@@ -49,3 +76,11 @@ class DeadLetterAdmin(ReadOnly, Masked, admin.ModelAdmin[DeadLetter]):
         """Show the address, or what those may see who may not see it."""
         address = event.recipient_canonical
         return address if event.whole else mask(address)  # type: ignore[attr-defined]  # annotated by `Masked`
+
+
+@admin.register(Inquiry)
+class InquiryAdmin(ReadOnly, admin.ModelAdmin[Inquiry]):
+    """What asking each provider came to."""
+
+    list_display = ("name", "asked", "told", "failed", "error", "silent_until")
+    ordering = ("name",)

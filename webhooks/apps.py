@@ -9,8 +9,9 @@ class WebhooksConfig(AppConfig):
     name = "webhooks"
 
     def ready(self) -> None:
-        """Have the sweep try receipts again, and forget what is kept no longer."""
+        """Have the sweep try receipts again, ask providers what no webhook told, and forget what is kept no longer."""
         from mailer.sweeping import CHORES  # models can be imported from here on
 
         CHORES["receipts"] = "webhooks.inbox.retry"
+        CHORES["inquiries"] = "webhooks.reconcile.reconcile"
         CHORES["forgotten"] = "webhooks.retention.tidy"

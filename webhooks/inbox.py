@@ -11,7 +11,8 @@ from django.db import connection, transaction
 
 from mailer import doubts, ledger
 from mailer.exceptions import DATABASE_LOST
-from mailer.ledger import Recorded, dedupe_key, text_of
+from mailer.ledger import Fact, Recorded, dedupe_key, text_of
+from mailer.models import DeliveryEvent
 from mailer.signals import tell
 from mailer.status import ACCEPTED_RANK, RANKS
 from webhooks import consequences, normal
@@ -26,6 +27,8 @@ State = WebhookReceipt.State
 DELAYS: Final = (10, 60, 600, 3600, 6 * 3600, 24 * 3600)
 # Receipts that one round tries again.
 LIMIT: Final = 100
+# What trying a receipt again may change in it: never its body, which may be large.
+OUTCOME: Final = ("state", "error", "events", "unreadable", "new_events", "run_at")
 
 
 def process(provider: str, incoming: Incoming, proof: Proof = Proof()) -> WebhookReceipt:  # noqa: B008  # immutable
@@ -53,7 +56,7 @@ def process(provider: str, incoming: Incoming, proof: Proof = Proof()) -> Webhoo
     except WebhookError:
         raise
     except Exception as error:  # whatever it is, the provider cannot mend it: it is kept, and seen
-        if _is_away(error):
+        if is_away(error):
             raise
         _keep(receipt, proof, error)
     return receipt
@@ -80,9 +83,9 @@ def _retry(identifier: UUID) -> bool:
                 return False  # another one was faster
             _record(receipt)
             receipt.run_at = None
-            receipt.save()
+            receipt.save(update_fields=OUTCOME)
     except Exception as error:  # as in `process`
-        if _is_away(error):
+        if is_away(error):
             raise
         name = type(error).__name__
         with connection.cursor() as cursor:
@@ -92,14 +95,58 @@ def _retry(identifier: UUID) -> bool:
     return True
 
 
-def _is_away(error: Exception) -> bool:
+def replay(identifier: UUID) -> tuple[WebhookReceipt, list[Fact], list[Recorded]]:
+    """Read a receipt again, in whatever state it is, and record what is new.
+
+    Return it as it is then, what it says, and what of that was new.
+
+    What was recorded before is known by its dedupe key, and is left as it is. Safe in any number of processes: each
+    waits for the one that has the receipt, and finds nothing new. A receipt that cannot be recorded is left as it was;
+    raises what `_record` raises then, and `WebhookReceipt.DoesNotExist`.
+    """
+    receipt = WebhookReceipt.objects.get(pk=identifier)
+    contents = normal.read(receipt.provider, Incoming(receipt.headers, bytes(receipt.body)), receipt.pk)
+    if _is_known(receipt, contents):
+        return receipt, contents.facts, []
+    return _replay(identifier)
+
+
+def _is_known(receipt: WebhookReceipt, contents: normal.Contents) -> bool:
+    """Tell whether a receipt is processed, and all that it says is recorded: then nothing needs to be locked."""
+    before = (receipt.state, receipt.events, receipt.unreadable)
+    if before != (State.PROCESSED, len(contents.facts), len(contents.unreadable)):
+        return False
+    keys = {fact.dedupe_key for fact in contents.facts}
+    return DeliveryEvent.objects.filter(dedupe_key__in=keys).count() == len(keys)
+
+
+@transaction.atomic
+def _replay(identifier: UUID) -> tuple[WebhookReceipt, list[Fact], list[Recorded]]:
+    receipt = WebhookReceipt.objects.select_for_update(no_key=True).get(pk=identifier)
+    before, known = _outcome(receipt), receipt.new_events
+    facts, recorded = _record(receipt)
+    receipt.new_events += known
+    receipt.run_at = None
+    if _outcome(receipt) != before:
+        receipt.save(update_fields=OUTCOME)
+    return receipt, facts, recorded
+
+
+def _outcome(receipt: WebhookReceipt) -> list[object]:
+    return [getattr(receipt, name) for name in OUTCOME]
+
+
+def is_away(error: Exception) -> bool:
     """Tell whether the database is to blame for an error, and not what was to be written (class 54: it is too much)."""
     sqlstate = str(getattr(error.__cause__, "sqlstate", None) or "")
     return isinstance(error, DATABASE_LOST) and not sqlstate.startswith("54")
 
 
-def _record(receipt: WebhookReceipt) -> None:
-    """Record what a receipt reports, and say so in it. Messages are locked before deliveries, as in `mailer.outbox`."""
+def _record(receipt: WebhookReceipt) -> tuple[list[Fact], list[Recorded]]:
+    """Record what a receipt reports, and say so in it; return what it says, and what of that was new.
+
+    Messages are locked before deliveries, as in `mailer.outbox`.
+    """
     incoming = Incoming(receipt.headers, bytes(receipt.body))
     contents = normal.read(receipt.provider, incoming, receipt.pk)
     facts = contents.facts
@@ -113,6 +160,7 @@ def _record(receipt: WebhookReceipt) -> None:
     receipt.error = ", ".join(sorted(set(contents.unreadable)))[:200]
     receipt.state = State.POISON if contents.unreadable and not facts else State.PROCESSED
     transaction.on_commit(lambda: _tell(receipt, contents, recorded), robust=True)
+    return facts, recorded
 
 
 def _bind(provider: str, proof: Proof, body: bytes) -> None:
@@ -143,7 +191,7 @@ def _keep(receipt: WebhookReceipt, proof: Proof, error: Exception) -> None:
 
 
 def _tell(receipt: WebhookReceipt, contents: normal.Contents, recorded: Collection[Recorded]) -> None:
-    """Tell the log, and who listens to Anymail's signal, what was new."""
+    """Tell what could not be read, and what was new."""
     if receipt.error:
         log.warning(
             "receipt_unreadable",
@@ -151,28 +199,29 @@ def _tell(receipt: WebhookReceipt, contents: normal.Contents, recorded: Collecti
             provider=receipt.provider,
             error_class=receipt.error,
         )
-    _log(receipt, recorded)
-    new = {event.dedupe_key for event in recorded}
-    for fact, event in zip(contents.facts, contents.heard, strict=True):
-        if fact.dedupe_key in new:
-            new.discard(fact.dedupe_key)
-            # As Anymail's own view sends it.
-            tell(tracking, type(contents.view), event=event, esp_name=contents.view.esp_name)
+    announce(receipt.provider, contents, recorded, receipt_id=str(receipt.pk))
 
 
-def _log(receipt: WebhookReceipt, recorded: Collection[Recorded]) -> None:
+def announce(provider: str, contents: normal.Contents, recorded: Collection[Recorded], **context: str) -> None:
+    """Tell the log, with its context, and who listens to Anymail's signal, which events were new."""
     for event in recorded:
         log.info(
             "event_parked" if event.effect == ledger.Effect.PARKED else "event_recorded",
-            receipt_id=str(receipt.pk),
-            provider=receipt.provider,
+            provider=provider,
             event_type=event.event_type,
             effect=event.effect.value,
             delivery_id=event.delivery_id and str(event.delivery_id),
             message_id=event.message_id and str(event.message_id),
             correlation_id=event.correlation_id,
             status=event.new_status,
+            **context,
         )
+    new = {event.dedupe_key for event in recorded}
+    for fact, event in zip(contents.facts, contents.heard, strict=True):
+        if fact.dedupe_key in new:
+            new.discard(fact.dedupe_key)
+            # As Anymail's own view sends it.
+            tell(tracking, type(contents.view), event=event, esp_name=contents.view.esp_name)
 
 
 _RECEIPT: Final = WebhookReceipt._meta.db_table

@@ -93,6 +93,26 @@ class RefusalCount(models.Model):
         return f"refusals by {self.provider}"
 
 
+class Inquiry(models.Model):
+    """What all processes know of asking a provider what became of mails. Written by `webhooks.reconcile` alone."""
+
+    name = models.CharField(max_length=32, primary_key=True)
+    tokens = models.FloatField(default=0, help_text=_("Requests that may go now."))
+    refilled_at = models.DateTimeField(db_default=Now())
+    silent_until = models.DateTimeField(null=True, help_text=_("Until when it is not asked."))
+    asked = models.PositiveBigIntegerField(default=0, help_text=_("Mails it was asked about."))
+    told = models.PositiveBigIntegerField(default=0, help_text=_("Events it told that no webhook had."))
+    failed = models.PositiveBigIntegerField(default=0, help_text=_("Mails that it did not answer about."))
+    error = models.CharField(max_length=64, blank=True, help_text=_("What went wrong last."))
+
+    class Meta:
+        verbose_name = _("inquiry")
+        verbose_name_plural = _("inquiries")
+
+    def __str__(self) -> str:
+        return f"inquiry at {self.name}"
+
+
 class DeadLetters(models.Manager["DeadLetter"]):
     """Events whose delivery nobody knew for so long that the sweep seeks it no more."""
 

@@ -4,7 +4,8 @@ Anymail reads each event; what it leaves open (soft or hard, types it does not k
 `webhooks.providers`.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -65,13 +66,22 @@ def read(provider: str, incoming: Incoming, receipt_id: UUID) -> Contents:
         return Contents(unreadable=[type(error).__name__])
     if len(parts) > settings.WEBHOOK_MAX_EVENTS:
         raise TooManyEvents
+    return read_parts(provider, parts, incoming, receipt_id=receipt_id, source=Source.WEBHOOK)
+
+
+def read_parts(
+    provider: str, parts: Iterable[Any], incoming: Incoming, *, receipt_id: UUID | None, source: Source
+) -> Contents:
+    """Return what events say that came in a request, or that a provider has told when it was asked."""
+    webhook = WEBHOOKS[provider]
     view = import_string(webhook.view)(**_CHECKED)
     contents = Contents(view=view)
     for part in parts:
         try:
             _bound(part, MAX_NESTING)
             heard = list(webhook.read(view, part, incoming))
-            facts = [_fact(provider, event, webhook.judge(event), receipt_id) for event in heard]
+            told = [_fact(provider, event, webhook.judge(event)) for event in heard]
+            facts = [replace(fact, receipt_id=receipt_id, source=source) for fact in told]
         except UNREADABLE as error:
             contents.unreadable.append(type(error).__name__)
         else:
@@ -90,7 +100,7 @@ def _bound(value: Any, depth: int) -> None:
             _bound(each, depth - 1)
 
 
-def _fact(provider: str, event: AnymailTrackingEvent, meaning: Meaning, receipt_id: UUID) -> Fact:
+def _fact(provider: str, event: AnymailTrackingEvent, meaning: Meaning) -> Fact:
     # Cut again, since folding the case may lengthen it.
     recipient = loosely_canonical(text_of(event.recipient, MAX_LENGTH))[:MAX_LENGTH]
     esp_message_id = text_of(event.message_id, MAX_IDENTIFIER)
@@ -115,7 +125,6 @@ def _fact(provider: str, event: AnymailTrackingEvent, meaning: Meaning, receipt_
         recipient_canonical=recipient,
         reject_reason=text_of(event.reject_reason, 32),
         detail=detail,
-        receipt_id=receipt_id,
         category=meaning.category,
         smtp_status=text_of(meaning.smtp_status, 12),
     )

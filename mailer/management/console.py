@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -72,3 +73,9 @@ def _show(bar: "tqdm[Any]", done: int) -> None:
 def listed(counts: Mapping[str, int]) -> str:
     """Return counts as a reader likes them: `3 dead, 1 unknown`; zeros are left out."""
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+
+
+def moment(text: str) -> datetime:
+    """Read a time in ISO 8601, in UTC unless it says otherwise. Raises `ValueError`; argparse names this function."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

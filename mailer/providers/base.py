@@ -100,7 +100,8 @@ class Provider:
     without. Without `over_http`, its Django backend sends, in a thread. `refusals` says what a status means where it
     means something else than at most providers (`verdicts.BY_STATUS`); `errors` the same for the first code in it that
     one of the paths `error_codes` leads to in the body. `largest` is what one message may weigh, in bytes, `recipients`
-    how many it may have. `slowest` is for how many seconds one request may be under way.
+    how many it may have. `slowest` is for how many seconds one request may be under way. One that `tells` can be asked
+    later what became of a mail (`webhooks.polls`).
     """
 
     name: str
@@ -119,6 +120,7 @@ class Provider:
     largest: int = 10_000_000
     recipients: int = 50
     slowest: float = couriers.TOTAL
+    tells: bool = False
 
     def verdict(self, status: int, body: Any = None) -> Verdict:
         """Return what an answer means: its status and its body, decoded where that is JSON, else the text.

@@ -30,4 +30,5 @@ PROVIDER = Provider(
         "permission_denied": Verdict.CONFIGURATION,
         "unauthorized": Verdict.CONFIGURATION,
     },
+    tells=True,
 )

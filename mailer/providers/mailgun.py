@@ -24,4 +24,5 @@ PROVIDER = Provider(
     errors={"Mailgun Magnificent API": Verdict.CONFIGURATION},
     largest=25_000_000,
     recipients=1000,
+    tells=True,
 )

@@ -60,4 +60,5 @@ PROVIDER = Provider(
     search=Search(request=_search, found=_found, complete_after=None, field=("Globals", "CustomID")),
     batch=Batch(endpoint="send", path="send", most=50, join=_join, split=_split, largest=15_000_000),
     largest=15_000_000,
+    tells=True,
 )

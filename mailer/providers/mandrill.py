@@ -27,4 +27,5 @@ PROVIDER = Provider(
     },
     largest=25_000_000,
     recipients=1000,
+    tells=True,
 )

@@ -61,4 +61,5 @@ PROVIDER = Provider(
         "413": Verdict.CONFIGURATION,  # account may not send
         "429": Verdict.THROTTLED,
     },
+    tells=True,
 )

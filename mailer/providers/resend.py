@@ -75,4 +75,5 @@ PROVIDER = Provider(
         "rate_limit_exceeded": Verdict.THROTTLED,
     },
     largest=40_000_000,
+    tells=True,
 )

@@ -18,4 +18,5 @@ PROVIDER = Provider(
     takes=("SENDGRID_API_URL", "SENDGRID_MERGE_FIELD_FORMAT"),
     largest=30_000_000,
     recipients=1000,
+    tells=True,
 )

@@ -19,4 +19,5 @@ PROVIDER = Provider(
     errors={"7001": Verdict.CONFIGURATION},  # a sending domain that is not verified
     largest=20_000_000,
     recipients=1000,
+    tells=True,
 )

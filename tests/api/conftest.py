@@ -1,6 +1,7 @@
 """People, their clients and their deliveries."""
 
 import itertools
+import json
 
 import pytest
 from django.contrib.auth.models import Permission
@@ -12,6 +13,8 @@ from mailer.ledger import Fact, Source
 from mailer.models import DeliveryStatus
 from mailer.status import EVENT_STATUS
 from users.models import User
+from webhooks import inbox
+from webhooks.providers import Incoming
 
 PASSWORD = "correct horse battery"
 _numbers = itertools.count()
@@ -49,6 +52,19 @@ def deliver(recipient="ada@example.com", *, user=None, kind="welcome", events=()
         happen(delivery, event_type, **fields)
     delivery.refresh_from_db()
     return delivery
+
+
+def post(delivery, body=None):
+    """Let Postmark post that a mail was delivered, or a body of one's own; return the receipt."""
+    told = {
+        "RecordType": "Delivery",
+        "MessageID": "esp-1",
+        "Recipient": delivery.recipient,
+        "DeliveredAt": "2026-11-20T16:33:54Z",
+        "Details": "smtp;250 OK",
+        "Metadata": {"message_id": str(delivery.message_id)},
+    }
+    return inbox.process("postmark", Incoming({}, json.dumps(told).encode() if body is None else body))
 
 
 def problem_of(response, status, code):
@@ -92,3 +108,9 @@ def operator(db):
 def supervisor(db):
     """One who sees whole addresses, too."""
     return client_of(make_user("supervisor@example.net", "view_deliverystatus", "view_recipient"))
+
+
+@pytest.fixture
+def repairer(db):
+    """One who sees webhook receipts and has them read again, and sees no whole address."""
+    return client_of(make_user("repairer@example.net", "view_webhookreceipt", "change_webhookreceipt"))

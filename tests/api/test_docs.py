@@ -18,11 +18,12 @@ from mailer.kinds import KINDS
 from mailer.models import DeliveryStatus
 from mailer.providers import PROVIDERS
 from mailer.status import Status
-from tests.api.conftest import make_user
+from tests.api.conftest import make_user, post
 from tests.conftest import PATIENCE, ROOT
 from users import challenges
 from users.models import EmailChallenge
 
+PERMISSIONS = ("view_deliverystatus", "view_webhookreceipt", "change_webhookreceipt")
 PAGE = (ROOT / "docs" / "api.md").read_text()
 
 
@@ -96,8 +97,10 @@ class Variables(dict):
             case "DELIVERY_ID":
                 value = DeliveryStatus.objects.first().pk
             case "OPERATOR_TOKEN":
-                user = make_user("operator@example.net", "view_deliverystatus")
+                user = make_user("operator@example.net", *PERMISSIONS)
                 value = AuthToken.objects.create(user=user)[1]
+            case "RECEIPT_ID":
+                value = post(DeliveryStatus.objects.first()).pk
             case _:
                 raise KeyError(name)
         return self.setdefault(name, value)
@@ -120,7 +123,7 @@ def test_examples_run_one_after_the_other_and_answer_as_shown(variables):
 
 
 def test_every_command_is_an_example_with_its_answer():
-    assert len(EXAMPLES) == PAGE.count("curl ") == 9
+    assert len(EXAMPLES) == PAGE.count("curl ") == 10
 
 
 def rows_of(heading):

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from api.schema import PROBLEMS
 from mailer.models import Attempt
 from mailer.status import CHOICES
-from tests.api.conftest import PASSWORD, deliver, happen
+from tests.api.conftest import PASSWORD, deliver, happen, post
 from users import challenges
 from users.models import EmailChallenge, User
 
@@ -31,6 +31,9 @@ OPERATIONS = {
     ("delete", "/api/v1/auth/tokens/{token_key}"): "revoke_token",
     ("get", "/api/v1/deliveries"): "list_deliveries",
     ("get", "/api/v1/deliveries/{id}"): "delivery",
+    ("get", "/api/v1/webhook-receipts"): "list_webhook_receipts",
+    ("get", "/api/v1/webhook-receipts/{id}"): "webhook_receipt",
+    ("post", "/api/v1/webhook-receipts/{id}/replay"): "replay_webhook_receipt",
 }
 PUBLIC = {"register", "verify_email", "resend_verification", "create_token"}
 
@@ -106,7 +109,7 @@ class TestDocument:
         }
 
         assert {name for name, content in bodies.items() if not content.get("examples")} == set()
-        assert len([name for name in bodies if name.endswith("request")]) == 4
+        assert len([name for name in bodies if name.endswith("request")]) == 5
 
     def test_every_example_is_what_its_schema_says(self, document):
         for operation in operations(document).values():
@@ -229,6 +232,17 @@ class TestAnswers:
         ask(client, "get", base, {"state": "x"}, expect=400)
         ask(client, "get", base, {"cursor": "x"}, expect=400)
         ask(client, "get", f"{base}/0190a6c4-7b3e-7c1a-9d3b-0f1e2d3c4b5a", expect=404)
+
+    def test_webhook_receipts(self, ask, repairer):
+        receipt = post(deliver(), b"a@b.example {")
+
+        ask(repairer, "get", "/api/v1/webhook-receipts", expect=200)
+        ask(repairer, "get", "/api/v1/webhook-receipts", {"x": "y"}, expect=400)
+        base = f"/api/v1/webhook-receipts/{receipt.pk}"
+        ask(repairer, "get", base, expect=200)
+        ask(repairer, "post", f"{base}/replay", {"dry_run": True}, expect=200)
+        ask(repairer, "post", f"{base}/replay", {"dry_run": "perhaps"}, expect=400)
+        ask(repairer, "post", "/api/v1/webhook-receipts/0190a6c4-7b3e-7c1a-9d3b-0f1e2d3c4b5a/replay", expect=404)
 
     def test_a_delivery_of_nobodys_that_nobody_sent(self, ask, operator):
         ask(operator, "get", f"/api/v1/deliveries/{deliver().pk}", expect=200)

@@ -22,6 +22,8 @@ from mailer import doubts, ledger, outbox, sweeping
 from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message
 from tests.mailer.conftest import fact
 from users.models import User
+from webhooks import reconcile
+from webhooks.models import Inquiry
 
 ROWS = 100_000
 PAGE = 25
@@ -193,6 +195,19 @@ def test_resolve(rolled_back, kind):
         assert [doubts.resolve() for _ in range(3)] == [20, 10, 0]
 
     check(plans, Message, Attempt, DeliveryStatus, DeliveryEvent)
+
+
+def test_reconcile(rolled_back):
+    ids = DeliveryStatus.objects.filter(provider="resend").values("id")[:1000]
+    DeliveryStatus.objects.filter(id__in=ids).update(status="sent", inquire_at=Now() - timedelta(hours=1))
+
+    with explained() as plans:
+        reconcile.reconcile()  # nobody is there to answer
+
+    assert Inquiry.objects.get().error == "ClientConnectorError"
+    check(plans, DeliveryStatus)
+    indexes = {node.get("Index Name") for _, plan in plans for node in nodes(plan)}
+    assert "delivery_untold" in indexes
 
 
 def test_claim_of_what_was_tried_before(rolled_back):

@@ -43,7 +43,7 @@ def test_drain_waits_as_long_as_the_provider_asks(db, answering):
 def test_drain_waits_a_moment_where_the_provider_does_not_say(retry_after):
     response = type("Response", (), {"headers": {"retry-after": retry_after}})()
 
-    seconds = letters.retry_after_of(response)
+    seconds = letters.retry_after(response)
 
     assert seconds is None
 
@@ -51,7 +51,7 @@ def test_drain_waits_a_moment_where_the_provider_does_not_say(retry_after):
 def test_drain_does_not_wait_for_ever():
     response = type("Response", (), {"headers": {"retry-after": "86400"}})()
 
-    assert letters.retry_after_of(response) == letters.LONGEST
+    assert letters.retry_after(response) == letters.LONGEST
 
 
 @BOTH

@@ -20,6 +20,7 @@ class Tiny:
         self.url = ""
         self.connections = 0
         self.requests: list[tuple[Headers, bytes]] = []
+        self.lines: list[tuple[str, str]] = []
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         tiny = self
@@ -34,6 +35,7 @@ class Tiny:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 tiny.requests.append((self.headers, body))
+                tiny.lines.append((self.command, self.path))
                 status, headers, content = tiny.answer()
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(content)), **headers}.items():

@@ -276,6 +276,23 @@ def test_details_of_an_unknown_message(quiet: Simulator) -> None:
     assert body["ErrorCode"] == 701
 
 
+def test_bounces_tell_the_kind_that_the_details_leave_out(quiet: Simulator) -> None:
+    message_id = quiet.postmark(postmark_mail("soft@example.com")).json()["MessageID"]
+    path = f"/postmark/messages/outbound/{message_id}/details"
+
+    details = wait_until(lambda: (body := details_of(quiet, path)) and body["MessageEvents"] and body)
+    [event] = details["MessageEvents"]
+    found = details_of(quiet, f"/postmark/bounces?messageID={message_id}&count=50&offset=0")
+
+    assert event["Type"] == "Bounced"
+    [bounce] = found["Bounces"]
+    assert (str(bounce["ID"]), bounce["Type"], found["TotalCount"]) == (event["Details"]["BounceID"], "SoftBounce", 1)
+
+
+def test_bounces_want_a_page(quiet: Simulator) -> None:
+    assert details_of(quiet, "/postmark/bounces?messageID=nothing")["ErrorCode"] == 700
+
+
 def details_of(simulator: Simulator, path: str) -> dict[str, Any]:
     headers = {"X-Postmark-Server-Token": "server-token"}
     body: dict[str, Any] = requests.get(simulator.url + path, headers=headers, timeout=10).json()

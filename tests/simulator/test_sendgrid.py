@@ -1,10 +1,12 @@
 from typing import Any
 
 import pytest
+import requests
 from anymail.exceptions import AnymailNotSupportedWarning
 from anymail.message import AnymailMessage
 from django.core.mail import get_connection
 
+from tests.conftest import wait_until
 from tests.simulator.conftest import SENDGRID, Simulator, sendgrid_mail
 
 
@@ -54,3 +56,26 @@ def test_anymail_understands_it(quiet: Simulator) -> None:
     (row,) = quiet.get("/log.json", message_id="m-1")["accepted"]
     assert row["metadata"]["message_id"] == "m-1"
     assert mail.anymail_status.status == {"queued"}
+
+
+def activity_of(simulator: Simulator, **query: str) -> requests.Response:
+    headers = {"Authorization": f"Bearer {SENDGRID}"}
+    return requests.get(f"{simulator.url}/sendgrid/messages", query, headers=headers, timeout=10)
+
+
+@pytest.mark.parametrize(("local", "status"), [("silent", "delivered"), ("bounce", "not_delivered")])
+def test_activity_tells_what_became_of_a_mail(quiet: Simulator, local: str, status: str) -> None:
+    quiet.sendgrid(sendgrid_mail(f"{local}@example.com", custom_args={"anymail_id": "a-1"}))
+    quiet.sendgrid(sendgrid_mail("other@example.com", custom_args={"anymail_id": "a-2"}))
+
+    def told() -> Any:
+        [message] = activity_of(quiet, query="(unique_args['anymail_id']=\"a-1\")", limit="10").json()["messages"]
+        return message["status"] != "processed" and message
+
+    message = wait_until(told)
+    assert (message["to_email"], message["status"]) == (f"{local}@example.com", status)
+
+
+@pytest.mark.parametrize("query", [{}, {"query": 'status="delivered"', "limit": "10"}])
+def test_activity_refuses_what_it_does_not_understand(quiet: Simulator, query: dict[str, str]) -> None:
+    assert activity_of(quiet, **query).status_code == 400

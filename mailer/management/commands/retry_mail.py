@@ -1,7 +1,7 @@
 """Send again what was given up, or is in doubt."""
 
 from argparse import ArgumentParser
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Count, QuerySet
 
 from mailer import operators
-from mailer.management.console import confirm, listed, progress
+from mailer.management.console import confirm, listed, moment, progress
 from mailer.models import Message
 
 State = Message.State
@@ -95,9 +95,3 @@ def _by_state(states: list[str], kind: str | None, since: datetime | None) -> Qu
     if kind:
         found = found.filter(kind=kind)
     return found.filter(created_at__gte=since) if since else found
-
-
-def moment(text: str) -> datetime:
-    """Read a time in ISO 8601, in UTC unless it says otherwise. Raises `ValueError`; argparse names this function."""
-    time = datetime.fromisoformat(text)
-    return time if time.tzinfo else time.replace(tzinfo=UTC)

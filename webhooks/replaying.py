@@ -1,0 +1,204 @@
+"""Replay: read receipts again, as this release reads them, and record what is new.
+
+What a receipt has told before is known by its dedupe keys, so a replay of it changes nothing. It adds and never takes
+back: an event that an older release read as another type stays beside the new one, and the status is the fold of both;
+one of the same type keeps the reading it was recorded with. `Round.differing` counts these.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from operator import attrgetter
+from typing import Final
+from uuid import UUID
+
+import structlog
+from django.db import transaction
+from django.db.models import Count, QuerySet
+from uuid_utils.compat import uuid7
+
+from mailer import ledger
+from mailer.ledger import Fact, Recorded
+from mailer.models import DeliveryEvent
+from webhooks import inbox, normal
+from webhooks.models import WebhookReceipt
+from webhooks.providers import Incoming
+
+log = structlog.get_logger(__name__)
+State = WebhookReceipt.State
+
+# Receipts of one round.
+BATCH: Final = 100
+# Events that are rehearsed in one transaction, or those of one receipt where it has more.
+EVENTS: Final = 5000
+# How far the clock that an id was made by, a process's, may be from the database's.
+SKEW: Final = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which receipts to replay: those that came from `since` on and before `until`. What is empty narrows nothing."""
+
+    ids: Sequence[UUID] = ()
+    providers: Sequence[str] = ()
+    states: Sequence[str] = ()
+    since: datetime | None = None
+    until: datetime | None = None
+    # What comes in while they are replayed is none of them.
+    last: UUID = field(default_factory=uuid7)
+
+    def receipts(self) -> QuerySet[WebhookReceipt]:
+        """Return them, in no order."""
+        # Who names receipts means those, also one that came a moment ago, by a clock that is ahead of ours.
+        found = WebhookReceipt.objects.filter(**({"pk__in": self.ids} if self.ids else {"pk__lte": self.last}))
+        if self.providers:
+            found = found.filter(provider__in=self.providers)
+        if self.states:
+            found = found.filter(state__in=self.states)
+        # Ids count up with time: so the index that the rounds walk along narrows the time as well.
+        if self.since:
+            found = found.filter(received_at__gte=self.since, pk__gte=_first_id(self.since - SKEW))
+        if self.until:
+            found = found.filter(received_at__lt=self.until, pk__lt=_first_id(self.until + SKEW))
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """Count them by provider and state."""
+        groups = self.receipts().order_by("provider", "state").values_list("provider", "state")
+        return {f"{provider} {state}": count for provider, state, count in groups.annotate(Count("pk"))}
+
+
+def _first_id(time: datetime) -> UUID:
+    """Return the least UUID of version 7 (RFC 9562) that can be made at a time."""
+    return UUID(int=max(0, int(time.timestamp() * 1000)) << 80)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A status that a replay has changed, or would change."""
+
+    provider: str
+    delivery_id: UUID
+    old_status: str
+    new_status: str
+
+
+@dataclass(slots=True)
+class Round:
+    """What came of some receipts.
+
+    `parked` are those of the new events whose delivery is not known. `differing` are events that are recorded already,
+    and read otherwise now. `failures` has an error's name for each receipt that cannot be read or recorded.
+    """
+
+    receipts: int = 0
+    new_events: int = 0
+    parked: int = 0
+    differing: int = 0
+    changes: list[Change] = field(default_factory=list)
+    failures: dict[UUID, str] = field(default_factory=dict)
+
+    def add(self, provider: str, recorded: Iterable[Recorded]) -> None:
+        """Count the news of one provider."""
+        changed: dict[UUID, Change] = {}
+        for event in recorded:
+            self.new_events += 1
+            self.parked += event.delivery_id is None
+            if event.delivery_id and event.new_status and event.old_status != event.new_status:
+                changed[event.delivery_id] = Change(provider, event.delivery_id, event.old_status, event.new_status)
+        self.changes += sorted(changed.values(), key=attrgetter("delivery_id"))
+
+
+def replay(selection: Selection, *, dry_run: bool = False) -> Iterator[Round]:
+    """Replay receipts in the order in which they came, a round at a time.
+
+    One that fails is left as it was, and harms no other. A dry run says what would come of them, and writes nothing: it
+    looks at each round as if it were the only one. Raises Django's errors where the database is away; what was replayed
+    by then may be replayed again.
+    """
+    rows = selection.receipts().order_by("pk").values_list("pk", flat=True)
+    batch = list(rows[:BATCH])
+    while batch:
+        yield from _rehearse(batch) if dry_run else [_replay(batch)]
+        batch = list(rows.filter(pk__gt=batch[-1])[:BATCH])
+
+
+def _replay(identifiers: Iterable[UUID]) -> Round:
+    done = Round()
+    for identifier in identifiers:
+        done.receipts += 1
+        try:
+            receipt, facts, recorded = inbox.replay(identifier)
+        except WebhookReceipt.DoesNotExist:
+            continue  # deleted since it was found
+        except Exception as error:  # as in `inbox.process`
+            if inbox.is_away(error):
+                raise
+            done.failures[identifier] = type(error).__name__
+            log.warning("receipt_failed", receipt_id=str(identifier), error_class=type(error).__name__)
+            continue
+        done.add(receipt.provider, recorded)
+        done.differing += _differing(facts, recorded)
+        if receipt.state == State.POISON:
+            done.failures[identifier] = receipt.error
+    return done
+
+
+def _rehearse(identifiers: Iterable[UUID]) -> Iterator[Round]:
+    done = Round()
+    facts: dict[UUID, list[Fact]] = {}
+    for identifier in identifiers:
+        facts[identifier] = _read(identifier, done)
+        done.receipts += 1
+        if sum(map(len, facts.values())) >= EVENTS:
+            _look(facts, done)
+            yield done
+            done, facts = Round(), {}
+    _look(facts, done)
+    yield done
+
+
+def _read(identifier: UUID, done: Round) -> list[Fact]:
+    # One at a time: a body may have 10 MB.
+    receipt = WebhookReceipt.objects.filter(pk=identifier).first()
+    if receipt is None:
+        return []
+    try:
+        contents = normal.read(receipt.provider, Incoming(receipt.headers, bytes(receipt.body)), receipt.pk)
+    except Exception as error:  # noqa: BLE001  # as in `inbox.process`
+        done.failures[identifier] = type(error).__name__
+        return []
+    if contents.unreadable and not contents.facts:
+        done.failures[identifier] = ", ".join(sorted(set(contents.unreadable)))
+    return contents.facts
+
+
+def _look(facts: dict[UUID, list[Fact]], done: Round) -> None:
+    """Record facts and take it back; where they cannot be recorded together, those of each receipt alone."""
+    together = [fact for each in facts.values() for fact in each]
+    try:
+        # One statement for all of them takes its locks in the order that everyone takes them in.
+        with transaction.atomic():
+            recorded = ledger.record(together)
+            transaction.set_rollback(True)
+    except Exception as error:
+        if inbox.is_away(error):
+            raise
+        if len(facts) == 1:
+            done.failures[next(iter(facts))] = type(error).__name__
+            return
+        for identifier, own in facts.items():
+            _look({identifier: own}, done)
+        return
+    done.differing += _differing(together, recorded)
+    provider_of = {fact.dedupe_key: fact.provider for fact in together}
+    for provider in sorted(set(provider_of.values())):
+        done.add(provider, [event for event in recorded if provider_of[event.dedupe_key] == provider])
+
+
+def _differing(facts: Iterable[Fact], recorded: Iterable[Recorded]) -> int:
+    """Count the facts that were known, and were recorded with another status or reason."""
+    new = {event.dedupe_key for event in recorded}
+    read = {fact.dedupe_key: (fact.status or "", fact.category) for fact in facts if fact.dedupe_key not in new}
+    known = DeliveryEvent.objects.filter(dedupe_key__in=list(read)).values_list("dedupe_key", "status", "category")
+    return sum(read[key] != (status, category) for key, status, category in known)
