@@ -19,7 +19,7 @@ SYSTEM_PACKAGES := rabbitmq-server:tests-of-the-RabbitMQ-broker
 POLICY := /usr/sbin/policy-rc.d
 
 .DEFAULT_GOAL := help
-.PHONY: help install run manage demo test chaos chaos-long flood fuzz lint lint-django system-packages lock clean
+.PHONY: help install run manage demo test chaos chaos-long flood fuzz bench-webhooks lint lint-django system-packages lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ flood: $(INSTALLED) ## show that of 100,000 events from eight senders none is lo
 
 fuzz: $(INSTALLED) ## feed all webhooks' parsers and verifiers with mutated requests (ARGS="--seconds 600")
 	@$(PY) -m tests.fuzz $(ARGS)
+
+bench-webhooks: $(INSTALLED) ## measure the webhooks' door beside a plain Anymail receiver (ARGS="--rounds 9")
+	@$(PY) -m project.embedded --name bench -- $(PY) -m bench.webhooks $(ARGS)
 
 lint: $(INSTALLED) ## check format, types, imports, migrations, deployment settings and the OpenAPI schema
 	$(PY) -m ruff check .
