@@ -9,6 +9,9 @@ from django.db import connection
 
 from bench.webhooks import identifier
 
+# Rows of one statement.
+SLICE = 2000
+
 
 def ours(mails: int) -> None:
     from django.utils import timezone
@@ -18,23 +21,29 @@ def ours(mails: int) -> None:
 
     call_command("migrate", verbosity=0)
     Message.objects.bulk_create(
-        Message(pk=UUID(int=number + 1), kind="welcome", dedupe_key=f"bench:{number}", state="sent")
-        for number in range(mails)
+        (
+            Message(pk=UUID(int=number + 1), kind="welcome", dedupe_key=f"bench:{number}", state="sent")
+            for number in range(mails)
+        ),
+        batch_size=SLICE,
     )
     DeliveryStatus.objects.bulk_create(
-        DeliveryStatus(
-            message_id=UUID(int=number + 1),
-            kind="welcome",
-            recipient=f"{number}@example.com",
-            recipient_canonical=f"{number}@example.com",
-            provider="postmark" if number % 2 else "sendgrid",
-            esp_message_id=identifier(number),
-            status=Status.QUEUED,
-            status_rank=RANKS[Status.QUEUED],
-            status_at=timezone.now(),
-            status_key="",
-        )
-        for number in range(mails)
+        (
+            DeliveryStatus(
+                message_id=UUID(int=number + 1),
+                kind="welcome",
+                recipient=f"{number}@example.com",
+                recipient_canonical=f"{number}@example.com",
+                provider="postmark" if number % 2 else "sendgrid",
+                esp_message_id=identifier(number),
+                status=Status.QUEUED,
+                status_rank=RANKS[Status.QUEUED],
+                status_at=timezone.now(),
+                status_key="",
+            )
+            for number in range(mails)
+        ),
+        batch_size=SLICE,
     )
 
 
@@ -44,7 +53,8 @@ def plain(mails: int) -> None:
     with connection.schema_editor() as editor:
         editor.create_model(Mail)
     Mail.objects.bulk_create(
-        Mail(message_id=identifier(number), recipient=f"{number}@example.com") for number in range(mails)
+        (Mail(message_id=identifier(number), recipient=f"{number}@example.com") for number in range(mails)),
+        batch_size=SLICE,
     )
 
 
