@@ -30,7 +30,7 @@ class Gone(Exception):
 
 @dataclass(slots=True)
 class Bodies:
-    """What bodies may take: bytes each, seconds each from its first byte to its last, and bytes of all at once.
+    """What bodies may take: bytes each, seconds each once its headers are here, and bytes of all large ones at once.
 
     One object serves a process, in its event loop. What is small is always taken, so that large bodies take the room
     of large ones alone.
