@@ -26,4 +26,4 @@ RUN SECRET_KEY=build PUBLIC_URL=https://build.invalid DEFAULT_FROM_EMAIL=build@b
     python manage.py collectstatic --noinput
 USER accounts
 EXPOSE 8000
-CMD ["granian", "--interface=wsgi", "--host=0.0.0.0", "--port=8000", "--workers=2", "--blocking-threads=8", "project.wsgi:application"]
+CMD ["granian", "--interface=asginl", "--http=1", "--no-ws", "--host=0.0.0.0", "--port=8000", "--workers=2", "--workers-kill-timeout=25", "project.asgi:application"]

@@ -22,6 +22,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "link_invalid": (404, "This link is not valid."),
     "method_not_allowed": (405, 'Method "PUT" not allowed.'),
     "not_acceptable": (406, "Could not satisfy the request Accept header."),
+    "too_slow": (408, "The body came too slowly."),
     "link_expired": (410, "This link has expired. Ask for a new one."),
     "too_large": (413, "The body is too large."),
     "unsupported_media_type": (415, "Send application/json."),
@@ -30,7 +31,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
 }
 
 # What many endpoints share.
-BODY: Final = ("invalid", "parse_error", "too_large", "unsupported_media_type")
+BODY: Final = ("invalid", "parse_error", "too_slow", "too_large", "unsupported_media_type")
 TOKEN: Final = ("not_authenticated", "authentication_failed")
 _ALL: Final = ("not_acceptable", "server_error", "unavailable")
 

@@ -1,11 +1,15 @@
-"""The ASGI application, for those who deploy under ASGI."""
+"""The ASGI application: what the web server loads."""
 
 import os
 
-from django.core.asgi import get_asgi_application
+import django
 
 from project.starting import check_settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
-application = get_asgi_application()
+django.setup(set_prefix=False)
+
+from project.web import Application  # noqa: E402  # it needs the settings
+
+application = Application()
 check_settings()

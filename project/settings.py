@@ -74,6 +74,12 @@ MIDDLEWARE = [
 ]
 ROOT_URLCONF = "project.urls"
 WSGI_APPLICATION = "project.wsgi.application"
+# Requests that a web process answers at once.
+WEB_THREADS = int(env.at_least(1, "WEB_THREADS", default=8))
+# Seconds that the body of a request may take to arrive; one that is slower is answered with 408.
+WEB_BODY_SECONDS = env.at_least(0.1, "WEB_BODY_SECONDS", default=20)
+# Bytes of large bodies that a web process holds while they arrive, all together.
+WEB_BODIES_BYTES = 128 * 1024 * 1024
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

@@ -165,6 +165,7 @@ def environment(port: dict[str, int], keys: Secrets, urls: dict[str, str], data:
         "ANYMAIL_POSTMARK_API_URL": f"{simulator}/postmark/",
         "WEBHOOK_SECRET_RESEND": keys.resend_webhook,
         "WEBHOOK_SECRET_POSTMARK": keys.postmark_webhook,
+        "WEB_THREADS": "16",
         "DJANGO_SUPERUSER_PASSWORD": keys.staff_password,
         # Celery warns root at length, which on a developer's machine says nothing new.
         "PYTHONWARNINGS": "ignore:You're running the worker with superuser privileges",
@@ -186,12 +187,12 @@ def environment(port: dict[str, int], keys: Secrets, urls: dict[str, str], data:
 
 def programs(port: dict[str, int], directory: Path) -> dict[str, list[str]]:
     """List what runs, by name: the command lines."""
-    web = ["granian", "--interface", "wsgi", "--host", HOST, "--port", str(port["WEB_PORT"])]
-    web += ["--blocking-threads", "16", "--log-level", "error"]
+    web = ["granian", "--interface", "asginl", "--http", "1", "--no-ws", "--log-level", "error"]
+    web += ["--host", HOST, "--port", str(port["WEB_PORT"])]
     celery = ["celery", "--quiet", "-A", "project"]
     modules = {
         "simulator": ["simulator"],
-        "web": [*web, "project.wsgi:application"],
+        "web": [*web, "project.asgi:application"],
         "worker": [*celery, "worker", "-c", "2"],
         "beat": [*celery, "beat", "-s", str(directory / "beat-schedule")],
     }

@@ -1,4 +1,4 @@
-"""The WSGI application, for granian or gunicorn."""
+"""The WSGI application, for those who deploy under WSGI: behind a proxy that reads whole bodies, and in time."""
 
 import os
 

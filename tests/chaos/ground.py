@@ -32,10 +32,10 @@ PAGE = 1000
 # The provider's clock runs faster, so that what takes it minutes (a second delivery of a webhook) takes seconds.
 TIME_SCALE = "0.01"
 
-# The web server, as compose.yaml has it; the application follows, and the port.
+# The web server, as compose.yaml has it; the interface and the application follow, and the port.
 GRANIAN = (
-    *("-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--log-level", "error"),
-    *("--workers", "2", "--blocking-threads", "8", "--respawn-failed-workers"),
+    *("-m", "granian", "--http", "1", "--no-ws", "--host", "127.0.0.1", "--log-level", "error"),
+    *("--workers", "2", "--respawn-failed-workers", "--workers-kill-timeout", "25"),
 )
 
 HOOK_PASSWORD = "the-hook-s-own-password"

@@ -43,7 +43,7 @@ class Subject:
 SERVICE: Final = Subject(
     programs={
         # As in compose.yaml.
-        "web": (*GRANIAN, "project.wsgi:application"),
+        "web": (*GRANIAN, "--interface", "asginl", "project.asgi:application"),
         "worker-1": ("-m", "celery", "--quiet", "-A", "project", "worker", "--concurrency", "2"),
         "worker-2": ("-m", "celery", "--quiet", "-A", "project", "worker", "--concurrency", "2"),
         "beat": ("-m", "celery", "--quiet", "-A", "project", "beat"),

@@ -64,10 +64,13 @@ class Countdown:
         if event == "line":
             self.lines = next(self._numbers)
             if self.lines == self._kill_at:
-                where = f"{os.path.relpath(frame.f_code.co_filename, ROOT)}:{frame.f_lineno}"
-                os.write(self._report, f"{self.lines} {where}".encode())
-                os.kill(os.getpid(), signal.SIGKILL)
+                self.strike(f"{os.path.relpath(frame.f_code.co_filename, ROOT)}:{frame.f_lineno}")
         return self._step
+
+    def strike(self, where: str) -> None:
+        """Kill the process, having reported where."""
+        os.write(self._report, f"{self.lines} {where}".encode())
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def spawn(act: Callable[[], None]) -> int:

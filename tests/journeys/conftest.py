@@ -21,7 +21,7 @@ PASSWORD = "a-violet-Zeppelin-over-Lisbon"
 HOOK_PASSWORD = "the-hook-s-own-password"
 SVIX_SECRET = "whsec_dGhlIGpvdXJuZXlzJyBvd24gc2VjcmV0"
 
-GRANIAN = ("-m", "granian", "--interface", "wsgi", "--blocking-threads", "4", "--log-level", "error")
+GRANIAN = ("-m", "granian", "--interface", "asginl", "--http", "1", "--no-ws", "--log-level", "error")
 CELERY = ("-m", "celery", "--quiet", "-A", "project")
 
 # What Celery writes to the terminal at its end, past all logging.
@@ -40,7 +40,7 @@ class Service:
         self._count = 0
 
     def web(self, **environment):
-        command = [*GRANIAN, "--host", "127.0.0.1", "--port", str(self.port), "project.wsgi:application"]
+        command = [*GRANIAN, "--host", "127.0.0.1", "--port", str(self.port), "project.asgi:application"]
         process = self.start("web", *command, **environment)
         # Where the application does not load, granian says why and stays.
         wait_until(lambda: process.poll() is not None or self._answers() or "Traceback" in self.text())
@@ -143,6 +143,7 @@ def journey_environment(base, broker):
         "MAIL_PROVIDERS": "resend,postmark",
         "MAIL_LEASE_SECONDS": "60",
         "SWEEP_SECONDS": "0.5",
+        "WEB_THREADS": "4",
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "INFO",
     }

@@ -11,7 +11,7 @@ WORKER: Final = ("-m", "celery", "--quiet", "-A", "tests.chaos.baseline.celery",
 
 BASELINE: Final = Subject(
     programs={
-        "web": (*GRANIAN, "tests.chaos.baseline.wsgi:application"),
+        "web": (*GRANIAN, "--interface", "wsgi", "--blocking-threads", "8", "tests.chaos.baseline.wsgi:application"),
         "worker-1": WORKER,
         "worker-2": WORKER,
     },

@@ -1,0 +1,199 @@
+"""Events a second through our door, and through a plain Anymail receiver, side by side.
+
+    python -m project.embedded --name bench -- python -m bench.webhooks [--rounds 5]
+
+Both run on granian with two workers of eight threads and a pool of eight connections, on one durable PostgreSQL, each
+on a database of its own. The rounds are interleaved, so that what else the machine does meets both. Every event is
+new and about a mail that is known; ours stores each request, too.
+"""
+
+import argparse
+import base64
+import itertools
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import psycopg
+import requests
+
+from bench.load import request, send_all
+from project.processes import tethered
+from project.stack import ports
+from tests.chaos.ground import ROOT
+from tests.webhooks.genuine import ENVIRON, POSTMARK_SECRET, REQUESTS, Event
+
+# Enough that no plan reads the whole table.
+MAILS: Final = 100_000
+CONNECTIONS: Final = 8
+GRANIAN: Final = ("-m", "granian", "--http", "1", "--no-ws", "--log-level", "error", "--workers", "2")
+START: Final = 60.0
+KINDS: Final = ("processed", "delivered", "open", "click")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Requests of one size, as many a round, and by how much ours is to be faster."""
+
+    name: str
+    provider: str
+    size: int
+    requests: int
+    goal: float
+
+
+CASES: Final = (
+    Case("1 event", "postmark", 1, 400, 2),
+    Case("100 events", "sendgrid", 100, 32, 25),
+    Case("1,000 events", "sendgrid", 1000, 8, 45),
+)
+
+
+@dataclass
+class Side:
+    """One of the two: how it is served, how its database is filled."""
+
+    name: str
+    settings: str
+    serve: tuple[str, ...]
+    fill: str
+    port: int = 0
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+
+SIDES: Final = (
+    Side("ours", "project.settings", ("--interface", "asginl", "project.asgi:application"), "ours"),
+    Side(
+        "plain",
+        "bench.plain.settings",
+        ("--interface", "wsgi", "--blocking-threads", "8", "bench.plain.wsgi:application"),
+        "plain",
+    ),
+)
+
+
+def environment(side: Side, database: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        **ENVIRON,
+        "DJANGO_SETTINGS_MODULE": side.settings,
+        "DATABASE_URL": database,
+        "DATABASE_POOL_SIZE": "8",
+        "WEB_THREADS": "8",
+        "SECRET_KEY": "the-bench-signs-with-this-and-nobody-else-does-0123456789",
+        "PUBLIC_URL": f"http://127.0.0.1:{side.port}",
+        "DEFAULT_FROM_EMAIL": "accounts@example.com",
+        "PYTHONWARNINGS": "ignore",
+    }
+
+
+@contextmanager
+def serving(side: Side) -> Iterator[None]:
+    """Fill a database of its own, and run the web server on it."""
+    url = os.environ["DATABASE_URL"]
+    with psycopg.connect(url, autocommit=True) as sql:
+        sql.execute(f"DROP DATABASE IF EXISTS bench_{side.name} WITH (FORCE)")
+        sql.execute(f"CREATE DATABASE bench_{side.name}")
+    side.port = ports(fixed=False)["WEB_PORT"]
+    environ = environment(side, urlsplit(url)._replace(path=f"/bench_{side.name}").geturl())
+    subprocess.run([sys.executable, "-m", "bench.fill", side.fill, str(MAILS)], cwd=ROOT, env=environ, check=True)
+    command = [sys.executable, *GRANIAN, "--port", str(side.port), *side.serve]
+    process = subprocess.Popen(tethered(command, signal.SIGTERM), cwd=ROOT, env=environ, stderr=subprocess.DEVNULL)
+    try:
+        until_it_answers(side, process)
+        yield
+    finally:
+        process.terminate()
+        process.wait(START)
+
+
+def until_it_answers(side: Side, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            return requests.get(f"http://127.0.0.1:{side.port}/healthz", timeout=START).raise_for_status()
+        except requests.RequestException:
+            time.sleep(0.1)
+    raise RuntimeError(f"{side.name} does not answer")
+
+
+_seconds = itertools.count(1_700_000_000)
+
+
+def drawn(case: Case, draw: random.Random) -> list[bytes]:
+    """Make the requests of a round, each about as many mails as it has events."""
+    credentials = base64.b64encode(POSTMARK_SECRET.encode()).decode()
+    made = []
+    for _ in range(case.requests):
+        events = [
+            Event(
+                "delivered" if case.size == 1 else draw.choice(KINDS),
+                f"{number}@example.com",
+                identifier(number),
+                next(_seconds),
+                UUID(int=number + 1),
+            )
+            for number in draw.sample(range(MAILS), case.size)
+        ]
+        body, headers = REQUESTS[case.provider](events)
+        made.append(request(f"/webhooks/{case.provider}/", body, {**headers, "Authorization": f"Basic {credentials}"}))
+    return made
+
+
+def identifier(number: int) -> str:
+    """Return the provider's id of a mail."""
+    return str(UUID(int=10**30 + number))
+
+
+def play(rounds: int, cases: Sequence[Case], say: Callable[[str], Any]) -> bool:
+    """Measure, and print the table; tell whether every goal was reached."""
+    draw = random.Random(0)  # noqa: S311  # each run is to be the same
+    with ExitStack() as stack:
+        for side in SIDES:
+            stack.enter_context(serving(side))
+        for number in range(rounds + 1):
+            for case, side in itertools.product(cases, SIDES if number % 2 else SIDES[::-1]):
+                taken = send_all(side.port, drawn(case, draw), CONNECTIONS)
+                if number:  # the first warms up
+                    side.seconds.setdefault(case.name, []).append(taken)
+    say(f"{'a request':14}{'ours, events/s':>24}{'plain, events/s':>24}{'times as fast':>24}  goal\n")
+    return all([_row(case, say) for case in cases])  # noqa: C419  # each is shown
+
+
+def _row(case: Case, say: Callable[[str], Any]) -> bool:
+    ours, plain = (side.seconds[case.name] for side in SIDES)
+    events = case.size * case.requests
+    times = [theirs / mine for mine, theirs in zip(ours, plain, strict=True)]
+    rates = [[events / taken for taken in each] for each in (ours, plain)]
+    say(f"{case.name:14}{_spread(rates[0], 0):>24}{_spread(rates[1], 0):>24}{_spread(times, 1):>24}  {case.goal:g}\n")
+    return statistics.median(times) >= case.goal
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f}-{max(values):,.{digits}f})"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.webhooks")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=[case.name for case in CASES])
+    options = parser.parse_args()
+    cases = [case for case in CASES if options.only in {None, case.name}]
+    reached = play(options.rounds, cases, sys.stdout.write)
+    sys.stdout.write(json.dumps({"reached": reached}) + "\n")
+    return 0 if reached else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

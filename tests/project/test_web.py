@@ -1,0 +1,131 @@
+"""What a web process answers, as its server sees it: ASGI messages."""
+
+import asyncio
+import json
+import threading
+
+import pytest
+from django.http import HttpResponse, StreamingHttpResponse
+from django.urls import path
+
+from project.web import Application
+
+closed = []
+
+
+def plain(request):
+    response = HttpResponse(request.body.upper(), status=201, headers={"X-Kind": "plain"})
+    response.set_cookie("a", "1")
+    response.set_cookie("b", "2")
+    return response
+
+
+def parts(_request):
+    response = StreamingHttpResponse(iter([b"one, ", b"two"]))
+    response._resource_closers.append(lambda: closed.append("parts"))
+    return response
+
+
+def thread(_request):
+    return HttpResponse(threading.current_thread().name)
+
+
+urlpatterns = [path("plain", plain), path("parts", parts), path("thread", thread)]
+
+
+@pytest.fixture
+def application(settings):
+    settings.ROOT_URLCONF = __name__
+    settings.WEB_THREADS, settings.WEB_BODY_SECONDS = 2, 0.05
+    settings.MIDDLEWARE = []
+    return Application()
+
+
+def ask(application, where, *messages, headers=()):
+    """Return (status, headers, body, number of body messages)."""
+    waiting, sent = list(messages or [{"type": "http.request"}]), []
+
+    async def receive():
+        if not waiting:
+            await asyncio.Event().wait()
+        return waiting.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": where, "query_string": b"", "headers": list(headers)}
+    asyncio.run(application(scope, receive, send))
+    if not sent:
+        return None
+    assert not sent[-1].get("more_body")
+    body = b"".join(message["body"] for message in sent[1:])
+    return sent[0]["status"], [(name.lower(), value) for name, value in sent[0]["headers"]], body, len(sent) - 1
+
+
+def test_response_with_its_headers_and_cookies(application):
+    status, headers, body, _ = ask(application, "/plain", {"type": "http.request", "body": b"said"})
+
+    assert (status, body) == (201, b"SAID")
+    assert (b"x-kind", b"plain") in headers
+    assert [value[:3] for name, value in headers if name == b"set-cookie"] == [b"a=1", b"b=2"]
+
+
+def test_streamed_response_goes_part_by_part_and_is_closed(application):
+    closed.clear()
+
+    status, _, body, messages = ask(application, "/parts")
+
+    assert (status, body, messages, closed) == (200, b"one, two", 3, ["parts"])
+
+
+def test_views_run_in_a_few_lasting_threads(application):
+    names = {ask(application, "/thread")[2] for _ in range(10)}
+
+    assert names <= {b"web_0", b"web_1"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "headers", "status", "code"),
+    [
+        ([{"type": "http.request", "body": b"x", "more_body": True}], [], 408, "too_slow"),
+        ([], [(b"content-length", b"10485761")], 413, "too_large"),
+    ],
+)
+def test_body_that_is_not_taken_is_a_problem_and_ends_the_connection(application, messages, headers, status, code):
+    answered, sent, body, _ = ask(application, "/plain", *messages, headers=headers)
+
+    assert (answered, json.loads(body)["code"], json.loads(body)["instance"]) == (status, code, "/plain")
+    assert (b"connection", b"close") in sent
+
+
+def test_body_without_room_may_come_again(application):
+    application._bodies.room = 0
+
+    status, headers, _, _ = ask(application, "/plain", {"type": "http.request", "body": b"x" * 100_000})
+
+    assert status == 503
+    assert b"retry-after" in dict(headers)
+
+
+def test_client_that_left_gets_no_answer(application):
+    assert ask(application, "/plain", {"type": "http.disconnect"}) is None
+
+
+def test_query_that_is_no_text_is_a_bad_request(application):
+    sent = []
+
+    async def receive():
+        return {"type": "http.request"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/plain", "query_string": b"\xff", "headers": []}
+    asyncio.run(application(scope, receive, send))
+
+    assert sent[0]["status"] == 400
+
+
+def test_only_http_is_spoken(application):
+    with pytest.raises(ValueError, match="lifespan"):
+        asyncio.run(application({"type": "lifespan"}, None, None))
