@@ -29,8 +29,8 @@ import psycopg
 import requests
 
 from bench.load import request, send_all
+from project.arrangement import ports
 from project.processes import tethered
-from project.stack import ports
 from tests.chaos.ground import ROOT
 from tests.webhooks.genuine import ENVIRON, POSTMARK_SECRET, REQUESTS, Event
 
@@ -158,7 +158,7 @@ def identifier(number: int) -> str:
 
 def play(rounds: int, cases: Sequence[Case], say: Callable[[str], Any]) -> bool:
     """Measure, and print the table; tell whether every goal was reached."""
-    draw = random.Random(0)  # noqa: S311  # each run is to be the same
+    draw = random.Random(0)  # each run is to be the same
     with ExitStack() as stack:
         for side in SIDES:
             stack.enter_context(serving(side))

@@ -16,9 +16,9 @@ import psycopg
 import requests
 
 from project.answers import spelled_for_redis_py
+from project.arrangement import ports
 from project.embedded import RUN, Postgres, Server, Valkey
 from project.processes import claim, tethered, wipe
-from project.stack import ports
 from tests.chaos.brokers import BROKERS, Broker
 from tests.chaos.hardware import Clock, Disk, unmount
 

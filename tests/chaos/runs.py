@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mailer.providers import PROVIDERS
+from project.arrangement import ports
 from project.embedded import RUN
 from project.processes import tethered
-from project.stack import ports
 from tests.chaos import aftermath
 from tests.chaos.baseline import verdict
 from tests.chaos.ground import ROOT, USUAL, Ground, Kit, Provider, connect, deadlocks, serving, standing

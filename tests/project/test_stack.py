@@ -13,7 +13,7 @@ import psutil
 import pytest
 import requests
 
-from project import stack
+from project import arrangement, stack
 from project.processes import Interrupted, Supervisor, Unavailable, claim
 
 CHECKOUT = Path(__file__).parents[2]
@@ -39,32 +39,32 @@ def apart(tmp_path, monkeypatch):
     """Keep the stack's data, ports and servers from whatever else runs here."""
     monkeypatch.setattr(stack, "RUN", tmp_path)
     monkeypatch.setattr(stack, "interrupt_once", lambda: None)
-    for variable in ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL", *stack.DEFAULT_PORTS):
+    for variable in ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL", *arrangement.DEFAULT_PORTS):
         monkeypatch.delenv(variable, raising=False)
 
 
 def test_ports_are_the_well_known_ones_or_as_told(monkeypatch):
-    monkeypatch.setattr(stack, "DEFAULT_PORTS", dict(zip(stack.DEFAULT_PORTS, free_ports(), strict=True)))
+    monkeypatch.setattr(arrangement, "DEFAULT_PORTS", dict(zip(arrangement.DEFAULT_PORTS, free_ports(), strict=True)))
     told = free_ports()[0]
     monkeypatch.setenv("WEB_PORT", str(told))
 
-    assert stack.ports(fixed=True) == stack.DEFAULT_PORTS | {"WEB_PORT": told}
+    assert arrangement.ports(fixed=True) == arrangement.DEFAULT_PORTS | {"WEB_PORT": told}
 
 
 def test_ports_can_be_any(monkeypatch):
-    found = stack.ports(fixed=False)
+    found = arrangement.ports(fixed=False)
 
-    assert len(set(found.values())) == len(stack.DEFAULT_PORTS)
+    assert len(set(found.values())) == len(arrangement.DEFAULT_PORTS)
     assert 0 not in found.values()
 
 
 def test_ports_that_are_the_same(monkeypatch):
-    for variable in stack.DEFAULT_PORTS:
+    for variable in arrangement.DEFAULT_PORTS:
         monkeypatch.setenv(variable, str(free_ports()[0]))
     monkeypatch.setenv("SIMULATOR_PORT", os.environ["WEB_PORT"])
 
     with pytest.raises(Unavailable, match="set SIMULATOR_PORT"):
-        stack.ports(fixed=True)
+        arrangement.ports(fixed=True)
 
 
 @pytest.mark.parametrize("text", ["http", "-1", "65536"])
@@ -72,11 +72,11 @@ def test_ports_that_are_none(monkeypatch, text):
     monkeypatch.setenv("SIMULATOR_PORT", text)
 
     with pytest.raises(Unavailable, match="SIMULATOR_PORT has to be a port number"):
-        stack.ports(fixed=True)
+        arrangement.ports(fixed=True)
 
 
 def test_taken_port_is_found_before_anything_starts(monkeypatch, tmp_path, capsys):
-    with socket.create_server((stack.HOST, 0)) as taken:
+    with socket.create_server((arrangement.HOST, 0)) as taken:
         monkeypatch.setenv("WEB_PORT", str(taken.getsockname()[1]))
 
         code = stack.main(["run"])
@@ -97,17 +97,17 @@ def test_name_in_use_is_refused(tmp_path, capsys):
 def test_secrets_are_made_once_and_are_the_owners_own(tmp_path):
     file = tmp_path / "secrets.json"
 
-    made, read = stack.load_secrets(file), stack.load_secrets(file)
+    made, read = arrangement.load_secrets(file), arrangement.load_secrets(file)
 
     assert made == read
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert len(set(json.loads(file.read_text()).values())) == len(stack.Secrets.__slots__)
+    assert len(set(json.loads(file.read_text()).values())) == len(arrangement.Secrets.__slots__)
 
 
 def test_environment_has_no_proxy_between_the_processes(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "internal.example")
 
-    environ = stack.environment({"WEB_PORT": 1, "SIMULATOR_PORT": 2}, stack.Secrets(), {}, Path("data"))
+    environ = arrangement.environment({"WEB_PORT": 1, "SIMULATOR_PORT": 2}, arrangement.Secrets(), {}, Path("data"))
 
     assert environ["no_proxy"].split(",") == ["127.0.0.1", "localhost", "internal.example"]
 
@@ -116,11 +116,11 @@ def test_wait_until_ready_gives_up(monkeypatch, tmp_path):
     monkeypatch.setattr(stack, "READY_SECONDS", 0)
 
     with pytest.raises(Unavailable, match="is not ready after 0 s"):
-        stack.wait_until_ready(f"http://{stack.HOST}:{free_ports()[0]}/", Supervisor(tmp_path))
+        stack.wait_until_ready(f"http://{arrangement.HOST}:{free_ports()[0]}/", Supervisor(tmp_path))
 
 
 def test_database_that_cannot_be_prepared_says_why(tmp_path):
-    environ = {**os.environ, "DATABASE_URL": f"postgresql://nobody@{stack.HOST}:1/none"}
+    environ = {**os.environ, "DATABASE_URL": f"postgresql://nobody@{arrangement.HOST}:1/none"}
 
     with pytest.raises(Unavailable, match=r"the database could not be prepared: .*refused"):
         stack._prepare_database(environ, tmp_path / "log")
@@ -133,7 +133,9 @@ SHOW = "import os; print(os.environ.get('MAIL_PROVIDERS'), os.environ.get('DJANG
 @pytest.fixture
 def served(tmp_path):
     """What a stack has written down that runs in this process's name: its environment."""
-    environ = stack.environment({"WEB_PORT": 1, "SIMULATOR_PORT": 2}, stack.Secrets(), SERVERS, Path("data"))
+    environ = arrangement.environment(
+        {"WEB_PORT": 1, "SIMULATOR_PORT": 2}, arrangement.Secrets(), SERVERS, Path("data")
+    )
     with claim(tmp_path / "run"):
         yield stack._tell(tmp_path / "run", environ)
 
@@ -217,7 +219,7 @@ def test_run_tells_the_addresses_serves_manage_and_stops_without_a_trace(tmp_pat
     with subprocess.Popen(command, cwd=CHECKOUT, env=environ, stdout=subprocess.PIPE, text=True) as process:
         login = next(line for line in process.stdout if "Staff login" in line)
         children = psutil.Process(process.pid).children(recursive=True)
-        admin = requests.get(f"http://{stack.HOST}:{web}/admin/", timeout=20)
+        admin = requests.get(f"http://{arrangement.HOST}:{web}/admin/", timeout=20)
         managed = subprocess.run(
             [*command[:-1], "manage", "--", "shell", "--no-imports", "-c", STAFF],
             cwd=CHECKOUT,
@@ -253,5 +255,5 @@ def test_demo_plays_the_main_job_on_processes_of_its_own(tmp_path, capsys):
 
 
 def free_ports():
-    with socket.create_server((stack.HOST, 0)) as one, socket.create_server((stack.HOST, 0)) as other:
+    with socket.create_server((arrangement.HOST, 0)) as one, socket.create_server((arrangement.HOST, 0)) as other:
         return one.getsockname()[1], other.getsockname()[1]

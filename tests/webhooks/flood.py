@@ -25,8 +25,8 @@ from uuid import UUID
 import django
 import requests
 
+from project.arrangement import ports
 from project.processes import tethered
-from project.stack import ports
 from tests.chaos.ground import PATIENCE, ROOT
 from tests.webhooks.genuine import ENVIRON, REQUESTS, Event
 
