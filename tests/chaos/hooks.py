@@ -8,13 +8,16 @@ from typing import Any, Final
 
 import requests
 
-from simulator import resend
+from simulator.reports import REPORTS, Sending
 from tests.chaos.ground import HOOK_PASSWORD, PATIENCE, SVIX_SECRET, Ground
 
+_RESEND: Final = REPORTS["resend"]
 # How a provider signs its webhook: (hook, body) -> headers.
 SIGNED: Final[dict[str, Callable[[dict[str, Any], str], dict[str, str]]]] = {
     "postmark": lambda _, __: {"Authorization": f"Basic {base64.b64encode(f'hook:{HOOK_PASSWORD}'.encode()).decode()}"},
-    "resend": lambda hook, body: resend.webhook_headers(hook["id"], body, resend.secret_bytes(SVIX_SECRET)),
+    "resend": lambda hook, body: (
+        _RESEND.sign(body, Sending(hook["id"], 0, ""), _RESEND.scheme.read(SVIX_SECRET)).headers
+    ),
 }
 
 
