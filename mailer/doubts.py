@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
 
-from mailer import batches, couriers, kinds, ledger, letters
+from mailer import batches, couriers, kinds, ledger, letters, statements
 from mailer.couriers import UNANSWERED
 from mailer.decisions import is_exhausted
 from mailer.exceptions import DATABASE_LOST
@@ -182,7 +182,7 @@ def confirm(message_ids: Iterable[UUID]) -> int:
     identifiers = sorted({*message_ids})
     if not identifiers:
         return 0
-    with connection.cursor() as cursor:
+    with statements.prepared() as cursor:
         cursor.execute(_CONFIRM, [identifiers])
         return int(cursor.rowcount)
 

@@ -23,9 +23,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from uuid_utils.compat import uuid7
 
+from mailer import statements
 from mailer.models import DeliveryEvent, DeliveryStatus, Message
 from mailer.providers import PROVIDERS
 from mailer.signals import delivery_changed, tell
@@ -113,7 +114,7 @@ def open_delivery(message: Message, recipient: str, *, event_type: str) -> UUID:
     """Write the delivery of a new message to one recipient, and its first event; return the delivery's id."""
     delivery_id = uuid7()
     first = own_fact(event_type, delivery_id, "")
-    with connection.cursor() as cursor:
+    with statements.prepared() as cursor:
         cursor.execute(
             _OPEN,
             {
@@ -179,7 +180,7 @@ def _as_row(fact: Fact) -> dict[str, Any]:
 
 
 def _run(statement: str, parameters: list[Any]) -> list[Recorded]:
-    with connection.cursor() as cursor:
+    with statements.prepared() as cursor:
         cursor.execute(statement, [*parameters, _ASKED if settings.RECONCILE else []])
         recorded = [Recorded(row[0], row[1], Effect(row[2]), *row[3:]) for row in cursor.fetchall()]
     if delivery_changed.has_listeners(DeliveryStatus):
@@ -280,12 +281,13 @@ folded AS (
     WHERE d.id = tally.delivery_id
     RETURNING d.id, d.status
 )
-SELECT written.dedupe_key, written.event_type, written.effect, written.delivery_id, locked.message_id,
-       coalesce(m.correlation_id, ''), coalesce(locked.status, ''), coalesce(folded.status, '')
+SELECT written.dedupe_key::text, written.event_type::text, written.effect::text, written.delivery_id,
+       locked.message_id,
+       coalesce((SELECT m.correlation_id FROM {_MESSAGE} m WHERE m.id = locked.message_id), '')::text,
+       coalesce(locked.status, '')::text, coalesce(folded.status, '')::text
 FROM written
 LEFT JOIN locked ON locked.id = written.delivery_id
 LEFT JOIN folded ON folded.id = written.delivery_id
-LEFT JOIN {_MESSAGE} m ON m.id = locked.message_id
 ORDER BY written.dedupe_key"""
 
 

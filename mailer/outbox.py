@@ -22,9 +22,9 @@ from uuid import UUID, uuid4
 import structlog
 from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
-from django.db import connection, transaction
+from django.db import transaction
 
-from mailer import ledger, turns
+from mailer import ledger, statements, turns
 from mailer.doorbell import ring
 from mailer.kinds import KINDS
 from mailer.ledger import Fact
@@ -178,7 +178,7 @@ def _correlation_id() -> str:
 
 
 def _insert(message: Message, run_at: datetime | None, expires_at: datetime | None, lifetime: float | None) -> bool:
-    with connection.cursor() as cursor:
+    with statements.prepared() as cursor:
         cursor.execute(
             _INSERT,
             [
@@ -236,7 +236,7 @@ def intend(
         }
         for c in claims
     ]
-    with connection.cursor() as cursor:
+    with statements.prepared() as cursor:
         cursor.execute(_INTEND, {"intents": json.dumps(rows), "lease": settings.MAIL_LEASE_SECONDS})
         granted = {row[0] for row in cursor.fetchall()}
     ledger.record(facts)
@@ -264,7 +264,7 @@ def settle(outcomes: Sequence[Outcome]) -> None:
         }
         for o in outcomes
     ]
-    with connection.cursor() as cursor:
+    with statements.prepared() as cursor:
         cursor.execute(_SETTLE, {"outcomes": json.dumps(rows), "terminal": list(TERMINAL)})
         counted = {*cursor.fetchall()}
     facts = [
@@ -279,7 +279,7 @@ def settle(outcomes: Sequence[Outcome]) -> None:
 
 def oldest_due() -> float | None:
     """Return for how many seconds the oldest due message has waited, or None where none is due."""
-    with connection.cursor() as cursor:
+    with statements.prepared() as cursor:
         cursor.execute(_OLDEST_DUE, {"last": LAST_PRIORITY})
         row = cursor.fetchone()
     return None if row is None or row[0] is None else float(row[0])

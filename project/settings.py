@@ -108,6 +108,8 @@ if not _database:
 _database["HOST"] = unquote(_database["HOST"])  # a socket's directory comes percent-encoded
 _options: dict[str, Any] = _database.setdefault("OPTIONS", {})
 _options["connect_timeout"] = 3
+# Behind a pooler that gives each transaction another session, none would find what another one has prepared.
+_options["prepare_threshold"] = 5 if env.bool("DATABASE_PREPARED", default=True) else None
 _pool_size = env.int("DATABASE_POOL_SIZE", default=0)
 if _pool_size:
     # For web processes: a thread a request. Workers hold one connection each and need no pool.

@@ -115,7 +115,7 @@ BAD_QUERY = refused(400, "the query is not understood", "query")
 # What ends a mail's way -> its status; until then it is processed.
 STATUSES = {
     "delivered": "delivered",
-    "hard_bounced": "not_delivered",
+    "bounced": "not_delivered",
     "soft_bounced": "not_delivered",
     "suppressed": "not_delivered",
 }

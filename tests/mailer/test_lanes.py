@@ -106,6 +106,7 @@ def test_half_of_the_slots_stay_free_for_what_is_urgent(settings):
 @pytest.mark.django_db(transaction=True)
 def test_what_is_urgent_may_take_every_slot(settings):
     settings.MAIL_CONCURRENCY = 8
+    settings.MAIL_BATCH_SIZE = 1
     backlog(20)
     for number in range(20):
         enqueue(f"urgent-{number}@example.com", kind="account_exists")
