@@ -367,6 +367,11 @@ def test_limits_may_differ_by_provider():
     assert limits == [32, {"amazon_ses": 3}, {"resend": 1.5}]
 
 
+def test_statements_are_prepared_unless_said_otherwise():
+    assert setting("DATABASES")["default"]["OPTIONS"]["prepare_threshold"] == 5
+    assert setting("DATABASES", DATABASE_PREPARED="0")["default"]["OPTIONS"]["prepare_threshold"] is None
+
+
 def test_limits_have_defaults():
     limits = setting("MAIL_CONCURRENCY_BY_PROVIDER", "MAIL_RATES", "MAIL_BATCH_SIZE", "MAIL_GRACE_SECONDS")
 
