@@ -17,7 +17,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,12 +25,11 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import psycopg
-import requests
 
 from bench.load import request, send_all
 from project.arrangement import ports
 from project.processes import tethered
-from tests.chaos.ground import ROOT
+from tests.chaos.ground import ROOT, until_it_answers
 from tests.webhooks.genuine import ENVIRON, POSTMARK_SECRET, REQUESTS, Event
 
 # Enough that no plan reads the whole table.
@@ -111,21 +109,11 @@ def serving(side: Side) -> Iterator[None]:
     command = [sys.executable, *GRANIAN, "--port", str(side.port), *side.serve]
     process = subprocess.Popen(tethered(command, signal.SIGTERM), cwd=ROOT, env=environ, stderr=subprocess.DEVNULL)
     try:
-        until_it_answers(side, process)
+        until_it_answers(f"http://127.0.0.1:{side.port}", process)
         yield
     finally:
         process.terminate()
         process.wait(START)
-
-
-def until_it_answers(side: Side, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            return requests.get(f"http://127.0.0.1:{side.port}/healthz", timeout=START).raise_for_status()
-        except requests.RequestException:
-            time.sleep(0.1)
-    raise RuntimeError(f"{side.name} does not answer")
 
 
 _seconds = itertools.count(1_700_000_000)

@@ -153,14 +153,25 @@ def _record(receipt: WebhookReceipt) -> tuple[list[Fact], list[Recorded]]:
     doubts.confirm(
         fact.message_id for fact in facts if fact.message_id and fact.status and RANKS[fact.status] >= ACCEPTED_RANK
     )
-    recorded = ledger.record(facts)
-    consequences.draw(receipt.provider, facts, recorded)
-    receipt.events, receipt.new_events = len(facts), len(recorded)
     receipt.unreadable = len(contents.unreadable)
     receipt.error = ", ".join(sorted(set(contents.unreadable)))[:200]
     receipt.state = State.POISON if contents.unreadable and not facts else State.PROCESSED
-    transaction.on_commit(lambda: _tell(receipt, contents, recorded), robust=True)
+    if receipt.error:
+        transaction.on_commit(lambda: _complain(receipt), robust=True)
+    recorded = record(receipt.provider, contents, receipt_id=str(receipt.pk))
+    receipt.events, receipt.new_events = len(facts), len(recorded)
     return facts, recorded
+
+
+def record(provider: str, contents: normal.Contents, **context: str) -> list[Recorded]:
+    """Record events with what follows from them; return what was new, and tell of that once all is committed.
+
+    Call it in a transaction, as `ledger.record`. The log gets the context with each event.
+    """
+    recorded = ledger.record(contents.facts)
+    consequences.draw(provider, contents.facts, recorded)
+    transaction.on_commit(lambda: _announce(provider, contents, recorded, **context), robust=True)
+    return recorded
 
 
 def _bind(provider: str, proof: Proof, body: bytes) -> None:
@@ -190,19 +201,16 @@ def _keep(receipt: WebhookReceipt, proof: Proof, error: Exception) -> None:
     log.error("receipt_failed", receipt_id=str(receipt.pk), provider=receipt.provider, error_class=receipt.error)
 
 
-def _tell(receipt: WebhookReceipt, contents: normal.Contents, recorded: Collection[Recorded]) -> None:
-    """Tell what could not be read, and what was new."""
-    if receipt.error:
-        log.warning(
-            "receipt_unreadable",
-            receipt_id=str(receipt.pk),
-            provider=receipt.provider,
-            error_class=receipt.error,
-        )
-    announce(receipt.provider, contents, recorded, receipt_id=str(receipt.pk))
+def _complain(receipt: WebhookReceipt) -> None:
+    log.warning(
+        "receipt_unreadable",
+        receipt_id=str(receipt.pk),
+        provider=receipt.provider,
+        error_class=receipt.error,
+    )
 
 
-def announce(provider: str, contents: normal.Contents, recorded: Collection[Recorded], **context: str) -> None:
+def _announce(provider: str, contents: normal.Contents, recorded: Collection[Recorded], **context: str) -> None:
     """Tell the log, with its context, and who listens to Anymail's signal, which events were new."""
     for event in recorded:
         log.info(

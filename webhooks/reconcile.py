@@ -19,7 +19,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, transaction
 
-from mailer import couriers, ledger, letters
+from mailer import couriers, letters
 from mailer.couriers import Ended, Response
 from mailer.ledger import Source
 from mailer.letters import UNREADABLE
@@ -27,7 +27,7 @@ from mailer.models import DeliveryStatus
 from mailer.providers import PROVIDERS
 from mailer.providers.base import get
 from mailer.verdicts import Verdict
-from webhooks import consequences, inbox, normal
+from webhooks import inbox, normal
 from webhooks.models import Inquiry
 from webhooks.polls import POLLS, Story
 from webhooks.providers import Incoming
@@ -203,9 +203,7 @@ def _told(question: Question, score: Score) -> str:
     try:
         contents = normal.read_parts(name, parts, Incoming({}, b""), receipt_id=None, source=Source.POLL)
         with transaction.atomic():
-            recorded = ledger.record(contents.facts)
-            consequences.draw(name, contents.facts, recorded)
-            transaction.on_commit(lambda: inbox.announce(name, contents, recorded, source="poll"), robust=True)
+            recorded = inbox.record(name, contents, source="poll")
     except Exception as error:  # as in `inbox.process`: whatever it is, it must not keep the mail waiting
         if inbox.is_away(error):
             raise

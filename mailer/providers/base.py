@@ -134,6 +134,11 @@ class Provider:
         return of_status(status, self.refusals)
 
 
+def as_list(bodies: Sequence[str]) -> str:
+    """Join the bodies for one message each, JSON as text, to a list of them."""
+    return f"[{','.join(bodies)}]"
+
+
 def get(data: Any, path: Path) -> Any:
     """Return what a path leads to in decoded JSON; where it leads nowhere, something that equals no code."""
     for step in path:

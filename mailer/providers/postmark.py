@@ -7,17 +7,12 @@ became of each of up to 500 messages; 50 MB.
 https://postmarkapp.com/support/article/1125-custom-metadata-faq: messages are found by one field of their metadata.
 """
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urljoin
 
-from mailer.providers.base import Batch, Provider, Search, get
+from mailer.providers.base import Batch, Provider, Search, as_list, get
 from mailer.verdicts import Verdict
-
-
-def _join(bodies: Sequence[str]) -> str:
-    return f"[{','.join(bodies)}]"
 
 
 def _split(answer: Any) -> list[tuple[int, Any]] | None:
@@ -49,7 +44,7 @@ PROVIDER = Provider(
     takes=("POSTMARK_API_URL", "POSTMARK_MESSAGE_STREAM"),
     # The page promises no time by which a message can be found; these minutes are ours.
     search=Search(request=_search, found=_found, complete_after=timedelta(minutes=10)),
-    batch=Batch(endpoint="email", path="email/batch", most=500, join=_join, split=_split, largest=50_000_000),
+    batch=Batch(endpoint="email", path="email/batch", most=500, join=as_list, split=_split, largest=50_000_000),
     error_codes=(("ErrorCode",),),
     errors={
         "10": Verdict.CONFIGURATION,  # bad or missing API token

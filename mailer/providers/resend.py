@@ -13,16 +13,11 @@ are not valid; the answer has the ids of the others, in order, and for each erro
 Nothing searches by our metadata, which Anymail sends as a header; nor is that needed while the key holds.
 """
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from mailer.providers.base import Batch, Key, Provider, get
+from mailer.providers.base import Batch, Key, Provider, as_list, get
 from mailer.verdicts import Verdict
-
-
-def _join(bodies: Sequence[str]) -> str:
-    return f"[{','.join(bodies)}]"
 
 
 def _split(answer: Any) -> list[tuple[int, Any]] | None:
@@ -60,7 +55,7 @@ PROVIDER = Provider(
         endpoint="emails",
         path="emails/batch",
         most=100,
-        join=_join,
+        join=as_list,
         split=_split,
         largest=40_000_000,
         without=frozenset({"attachments", "scheduled_at"}),

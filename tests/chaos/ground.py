@@ -300,6 +300,19 @@ def until(condition: Any, seconds: float, what: str) -> Any:
     return value
 
 
+def until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait for a web server. Raises `RuntimeError` where it has ended, `TimeoutError` where it does not answer."""
+
+    def answers() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError(f"what was to answer at {url} has ended")
+        with suppress(requests.RequestException):
+            return requests.get(f"{url}/healthz", timeout=PATIENCE).ok
+        return False
+
+    until(answers, PATIENCE, f"an answer from {url}")
+
+
 def _made(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     return directory

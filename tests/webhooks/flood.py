@@ -17,7 +17,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -27,7 +27,7 @@ import requests
 
 from project.arrangement import ports
 from project.processes import tethered
-from tests.chaos.ground import PATIENCE, ROOT
+from tests.chaos.ground import PATIENCE, ROOT, until_it_answers
 from tests.webhooks.genuine import ENVIRON, REQUESTS, Event
 
 SENDERS: Final = 8
@@ -74,21 +74,11 @@ def serving(port: int) -> Iterator[str]:
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + PATIENCE
-        while not _answers(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError("the web server does not answer")
-            time.sleep(0.1)
+        until_it_answers(url, process)
         yield f"{url}/webhooks/sendgrid/"
     finally:
         process.terminate()
         process.wait(PATIENCE)
-
-
-def _answers(url: str) -> bool:
-    with suppress(requests.RequestException):
-        return requests.get(f"{url}/healthz", timeout=PATIENCE).ok
-    return False
 
 
 def drawn(draw: random.Random, count: int, deliveries: int, prefix: str) -> list[Event]:

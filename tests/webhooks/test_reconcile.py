@@ -16,7 +16,7 @@ from mailer.models import DeliveryEvent, DeliveryStatus, Suppression
 from tests.conftest import PATIENCE, ROOT, in_threads, wait_until
 from tests.mailer import tiny
 from tests.mailer.conftest import ask, delivery_of, enqueue, new_delivery, signal_receiver
-from webhooks import reconcile
+from webhooks import consequences, reconcile
 from webhooks.models import Inquiry
 from webhooks.reconcile import DELAYS
 
@@ -428,7 +428,7 @@ class TestFailures:
         def refuse(*_):
             raise AssertionError("silent@example.com")
 
-        monkeypatch.setattr(reconcile.consequences, "draw", refuse)
+        monkeypatch.setattr(consequences, "draw", refuse)
         assert reconcile.reconcile() == 0
 
         assert Inquiry.objects.get().error == "AssertionError"
@@ -443,7 +443,7 @@ class TestFailures:
         def gone(*_):
             raise OperationalError
 
-        monkeypatch.setattr(reconcile.consequences, "draw", gone)
+        monkeypatch.setattr(consequences, "draw", gone)
         with pytest.raises(OperationalError):
             reconcile.reconcile()
 
