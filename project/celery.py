@@ -25,7 +25,7 @@ _worker_steps.add(DjangoStructLogInitStep)
 
 
 class Consumer(consumer.Consumer):
-    """A worker's consumer without Celery's delayed delivery.
+    """A worker's consumer that outlives its broker, without Celery's delayed delivery.
 
     That would declare 28 quorum queues on every RabbitMQ, for tasks with an ETA, and works with topic exchanges only
     (https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/rabbitmq.html). Here `run_at` is a column.
@@ -35,6 +35,16 @@ class Consumer(consumer.Consumer):
         """The steps by which a consumer starts."""
 
         default_steps = [step for step in consumer.Consumer.Blueprint.default_steps if "DelayedDelivery" not in step]
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Let go of a lost connection, without putting back over it what is not acknowledged yet.
+
+        Celery closes it twice. The second time kombu's Redis channel asks the transport it has lost for a connection to
+        put a task back by, and that error ends the worker. The broker gives such a task to another worker by itself.
+        """
+        for channel in getattr(self.connection and self.connection.transport, "channels", ()):
+            channel.do_restore = False
+        super().on_connection_error_after_connected(exc)
 
 
 @setup_logging.connect
