@@ -6,7 +6,8 @@ for a time that is bounded.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,42 +41,59 @@ class Bodies:
     seconds: float
     room: int
 
-    async def read(self, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bytes:
-        """Return the whole body of an ASGI request.
+    @asynccontextmanager
+    async def read(self, headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> AsyncIterator[bytes]:
+        """Give the whole body of an ASGI request; it takes its room until the context is left.
 
         Raises `Gone`, and `Refused`: 413 for more bytes than a body may have, before any is read where the headers say
         so; 408 for one that takes too long; 503 while others fill the room.
         """
         if _stated(headers) > self.most:
             raise Refused(413)
-        parts: list[bytes] = []
-        size = taken = 0
+        share = Share(self)
         try:
-            async with asyncio.timeout(self.seconds):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise Gone
-                    if part := message.get("body"):
-                        parts.append(part)
-                        size += len(part)
-                        taken += self._take(len(part), size)
-                    if not message.get("more_body"):
-                        return parts[0] if len(parts) == 1 else b"".join(parts)
-        except TimeoutError:
-            raise Refused(408) from None
+            try:
+                async with asyncio.timeout(self.seconds):
+                    body = await _whole(receive, share)
+            except TimeoutError:
+                raise Refused(408) from None
+            yield body
         finally:
-            self.room += taken
+            self.room += share.taken
 
-    def _take(self, more: int, size: int) -> int:
-        if size > self.most:
+
+@dataclass(slots=True)
+class Share:
+    """What one body takes of the room."""
+
+    bodies: Bodies
+    size: int = 0
+    taken: int = 0
+
+    def grow(self, more: int) -> None:
+        """Take what so many bytes more need. Raises `Refused`."""
+        self.size += more
+        if self.size > self.bodies.most:
             raise Refused(413)
-        if size <= SMALL:
-            return 0
-        if more > self.room:
+        if self.size <= SMALL:
+            return
+        if more > self.bodies.room:
             raise Refused(503)
-        self.room -= more
-        return more
+        self.bodies.room -= more
+        self.taken += more
+
+
+async def _whole(receive: Receive, share: Share) -> bytes:
+    parts: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        if part := message.get("body"):
+            parts.append(part)
+            share.grow(len(part))
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _stated(headers: Iterable[tuple[bytes, bytes]]) -> int:

@@ -12,13 +12,21 @@ from django.http.response import HttpResponseBase
 _HEADER: Final = "HTTP_X_FORWARDED_FOR"
 
 
-class ClientAddressMiddleware:
-    """Put the client's address into REMOTE_ADDR where there are proxies in front.
+def client_of(peer: str, forwarded: str) -> str:
+    """Return the client's address, from the peer's and the X-Forwarded-For header.
 
-    Each of the NUM_PROXIES that are ours appends to X-Forwarded-For whom it has the request from. So the client is that
+    Each of the NUM_PROXIES that are ours appends to the header whom it has the request from. So the client is that
     many places from the right; what stands left of it anybody can write. A request with fewer places, or with no
-    address in this one, did not come through them, and keeps its peer's.
+    address in this one, did not come through them, and is its peer's.
     """
+    places = forwarded.split(",")
+    if settings.NUM_PROXIES and len(places) >= settings.NUM_PROXIES:
+        return _address(places[-settings.NUM_PROXIES]) or peer
+    return peer
+
+
+class ClientAddressMiddleware:
+    """Put the client's address into REMOTE_ADDR where there are proxies in front."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         if not settings.NUM_PROXIES:
@@ -27,9 +35,7 @@ class ClientAddressMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """Answer the request, as one of its client's."""
-        places = request.META.get(_HEADER, "").split(",")
-        if len(places) >= settings.NUM_PROXIES and (client := _address(places[-settings.NUM_PROXIES])):
-            request.META["REMOTE_ADDR"] = client
+        request.META["REMOTE_ADDR"] = client_of(request.META.get("REMOTE_ADDR", ""), request.META.get(_HEADER, ""))
         return self._get_response(request)
 
 

@@ -311,9 +311,8 @@ _https = _public.scheme == "https"
 SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=_https)
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # probes come over plain HTTP from inside
 SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000 if _https else 0)
-if env.bool("BEHIND_TLS_PROXY", default=False):
-    # Only true behind a proxy that sets, and never passes on, this header.
-    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+# Only true behind a proxy that sets, and never passes on, this header.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_TLS_PROXY", default=False) else None
 # Proxies in front that each append to X-Forwarded-For; none of what is in it is believed beyond these.
 NUM_PROXIES = int(env.at_least(0, "NUM_PROXIES", default=0))
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]

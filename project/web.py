@@ -2,25 +2,37 @@
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
+from uuid import uuid4
 
 import structlog
 from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler, get_script_prefix
 from django.core.signals import request_started
+from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 from django.urls import set_script_prefix
 
 from api.problems import CONTENT_TYPE, RETRY_AFTER, problem
 from project.bodies import Bodies, Gone, Receive, Refused
+from project.clients import client_of
+from webhooks import door
+from webhooks.door import Arrival
+from webhooks.gathering import Gathering
+from webhooks.providers import WEBHOOKS, Incoming
 
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
+# Where a provider's webhooks come in.
+WEBHOOK: Final = re.compile(r"/webhooks/([a-z_]+)/")
+# Refusals of what is to come again, by the status that its provider sends it again for.
+AGAIN: Final = {408, 503}
 # What is said of a body that is not taken, by status.
 REFUSALS: Final = {
     408: ("too_slow", "The body came too slowly."),
@@ -40,6 +52,7 @@ class Application(ASGIHandler):
         super().__init__()
         self._threads = ThreadPoolExecutor(settings.WEB_THREADS, thread_name_prefix="web")
         self._bodies = Bodies(settings.WEBHOOK_MAX_BYTES, settings.WEB_BODY_SECONDS, room=settings.WEB_BODIES_BYTES)
+        self._gathering = Gathering(ThreadPoolExecutor(1, thread_name_prefix="door"))
 
     def load_middleware(self, is_async: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002  # Django's signature
         """Load it for views that run in a thread, as all of ours do."""
@@ -50,17 +63,25 @@ class Application(ASGIHandler):
         if scope["type"] != "http":
             raise ValueError(f"Only HTTP is spoken here, not {scope['type']}")
         try:
-            body = await self._bodies.read(scope["headers"], receive)
+            async with self._bodies.read(scope["headers"], receive) as body:
+                response = await self._answer(scope, body)
         except Gone:
             return
         except Refused as refused:
-            await _send_whole(send, _refusal(scope["path"], refused.status))
-            return
-        response = await self._in_thread(self._respond, scope, body)
+            response = await self._in_thread(_refusal, scope["path"], refused.status)
         if response.streaming:
             await self._send_parts(send, response)
         else:
             await _send_whole(send, response)
+
+    async def _answer(self, scope: Mapping[str, Any], body: bytes) -> Any:
+        esp = _provider(scope["path"])
+        if esp and scope["method"] == "POST" and self._gathering.takes(esp, len(body)):
+            arrival = _arrival(scope, body)
+            if not _is_redirected(scope, arrival.incoming.headers):
+                answer = await self._gathering.answer(esp, arrival)
+                return HttpResponse(status=answer.status, headers=dict(answer.headers))
+        return await self._in_thread(self._respond, scope, body)
 
     def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
@@ -80,18 +101,58 @@ class Application(ASGIHandler):
         try:
             await send(_start(response))
             parts = iter(response)
-            while (part := await self._in_thread(next, parts, None)) is not None:
+            while (part := await self._in_thread(_next, parts)) is not None:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
             await self._in_thread(response.close)
 
 
+def _next(parts: Iterator[bytes]) -> bytes | None:
+    """Return the next part, if there is one; whatever thread makes it keeps no connection to the database."""
+    try:
+        return next(parts, None)
+    finally:
+        close_old_connections()
+
+
+def _provider(path: str) -> str:
+    """Return the provider whose webhooks are taken at a path; empty where none are."""
+    found = WEBHOOK.fullmatch(path)
+    return found[1] if found and door.is_open(found[1]) else ""
+
+
+def _arrival(scope: Mapping[str, Any], body: bytes) -> Arrival:
+    headers: dict[str, str] = {}
+    for name, value in ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]):
+        headers[name] = f"{headers[name]},{value}" if name in headers else value  # as Django joins them
+    peer = scope.get("client") or ("",)
+    return Arrival(
+        Incoming(headers, body, f"{settings.PUBLIC_URL}{scope['path']}"),
+        client_of(peer[0], headers.get("x-forwarded-for", "")),
+        headers.get("x-request-id") or str(uuid4()),
+    )
+
+
+def _is_redirected(scope: Mapping[str, Any], headers: Mapping[str, str]) -> bool:
+    """Tell whether Django's SecurityMiddleware would send a request to HTTPS."""
+    if not settings.SECURE_SSL_REDIRECT or scope["scheme"] == "https":
+        return False
+    name, secure = settings.SECURE_PROXY_SSL_HEADER or ("", "")
+    value = headers.get(name.removeprefix("HTTP_").replace("_", "-").lower(), "")
+    return not name or value.split(",")[0].strip() != secure
+
+
 def _refusal(path: str, status: int) -> HttpResponse:
-    log.warning("request_refused", code=status, path=path)
     request = HttpRequest()
     request.path = path
-    response = JsonResponse(problem(request, status, *REFUSALS[status]), status=status, content_type=CONTENT_TYPE)
+    name, detail = REFUSALS[status]
+    if esp := _provider(path):
+        door.refused(esp, status, name)
+        status = WEBHOOKS[esp].again if status in AGAIN else status
+    else:
+        log.warning("request_refused", code=status, path=path)
+    response = JsonResponse(problem(request, status, name, detail), status=status, content_type=CONTENT_TYPE)
     response["Connection"] = "close"  # the rest of the body is not read, so no request can follow it
     if status == 503:  # noqa: PLR2004  # RFC 9110 15.6.4
         response["Retry-After"] = RETRY_AFTER

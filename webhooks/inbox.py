@@ -1,7 +1,9 @@
 """The inbox: every SQL that moves a `WebhookReceipt`."""
 
+import functools
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
@@ -16,7 +18,7 @@ from mailer.models import DeliveryEvent
 from mailer.signals import tell
 from mailer.status import ACCEPTED_RANK, RANKS
 from webhooks import consequences, normal
-from webhooks.exceptions import Rejected, WebhookError
+from webhooks.exceptions import Rejected, TooManyEvents, WebhookError
 from webhooks.models import Nonce, WebhookReceipt
 from webhooks.providers import WEBHOOKS, Incoming, Proof
 
@@ -27,39 +29,93 @@ State = WebhookReceipt.State
 DELAYS: Final = (10, 60, 600, 3600, 6 * 3600, 24 * 3600)
 # Receipts that one round tries again.
 LIMIT: Final = 100
+# The proof of a request whose signature covers its body.
+UNNAMED: Final = Proof()
 # What trying a receipt again may change in it: never its body, which may be large.
 OUTCOME: Final = ("state", "error", "events", "unreadable", "new_events", "run_at")
 
 
-def process(provider: str, incoming: Incoming, proof: Proof = Proof()) -> WebhookReceipt:  # noqa: B008  # immutable
-    """Store a genuine request and record what it reports, in one transaction: all of it, or nothing.
+@dataclass(frozen=True, slots=True)
+class Genuine:
+    """A request that is its provider's, with the proof, and what logs call it."""
 
-    A request of which nothing can be read is stored as `poison`, one that cannot be recorded for a reason of its
-    own as `retry`. Raises `Rejected` where the request has come with another body before, `TooManyEvents`, and
-    `OperationalError` or `InterfaceError` where the database is away: then nothing is stored.
+    incoming: Incoming
+    proof: Proof = UNNAMED
+    request_id: str = ""
+
+
+@dataclass(slots=True)
+class Entry:
+    """A receipt on its way in: the request's proof, what it says, and why it is refused after all, if it is."""
+
+    receipt: WebhookReceipt
+    proof: Proof = UNNAMED
+    contents: normal.Contents = field(default_factory=normal.Contents)
+    refusal: WebhookError | None = None
+
+
+def process(provider: str, incoming: Incoming, proof: Proof = UNNAMED) -> WebhookReceipt:
+    """Do what `process_all` does for one request; return its receipt, or raise why it is refused."""
+    [outcome] = process_all(provider, [Genuine(incoming, proof)])
+    if isinstance(outcome, WebhookError):
+        raise outcome
+    return outcome
+
+
+def process_all(provider: str, requests: Iterable[Genuine]) -> list[WebhookReceipt | WebhookError]:
+    """Store genuine requests of one provider and record what they report, in one transaction: all of it, or nothing.
+
+    Return for each its receipt, or why it is refused: `Rejected` where it has come with another body before,
+    `TooManyEvents`. A request of which nothing can be read is stored as `poison`, one that cannot be recorded for a
+    reason of its own as `retry`: where not all can be recorded together, each is by itself. Raises `OperationalError`
+    or `InterfaceError` where the database is away: then no more than some of several is stored, and all may come again.
     """
-    kept = {
-        name: text_of(incoming.headers[name], 255) for name in WEBHOOKS[provider].headers if name in incoming.headers
-    }
-    context = structlog.contextvars.get_contextvars()
-    receipt = WebhookReceipt(
+    entries = [Entry(_receipt(provider, request), request.proof) for request in requests]
+    if entries:
+        _store(provider, entries)
+    return [entry.refusal or entry.receipt for entry in entries]
+
+
+def _receipt(provider: str, request: Genuine) -> WebhookReceipt:
+    headers = request.incoming.headers
+    return WebhookReceipt(
         provider=provider,
-        headers=kept,
-        body=incoming.body,
-        request_id=str(context.get("request_id", ""))[:64],
+        headers={name: text_of(headers[name], 255) for name in WEBHOOKS[provider].headers if name in headers},
+        body=request.incoming.body,
+        request_id=request.request_id[:64],
     )
+
+
+def _store(provider: str, entries: Sequence[Entry]) -> None:
     try:
+        for entry in entries:
+            entry.refusal = None
+            _read_into(entry)
         with transaction.atomic():
-            _bind(provider, proof, incoming.body)
-            _record(receipt)
-            receipt.save(force_insert=True)
-    except WebhookError:
-        raise
+            _bind(provider, entries)
+            taken = [entry for entry in entries if not entry.refusal]
+            _record(provider, taken)
+            WebhookReceipt.objects.bulk_create([entry.receipt for entry in taken])
     except Exception as error:  # whatever it is, the provider cannot mend it: it is kept, and seen
         if is_away(error):
             raise
-        _keep(receipt, proof, error)
-    return receipt
+        if len(entries) == 1:
+            _keep(entries[0], error)
+            return
+        for entry in entries:
+            _store(provider, [entry])
+
+
+def _read_into(entry: Entry) -> None:
+    try:
+        entry.contents = _read(entry.receipt)
+    except TooManyEvents as error:
+        entry.refusal = error
+
+
+def _read(receipt: WebhookReceipt) -> normal.Contents:
+    """Return what a receipt says, read now. Raises `TooManyEvents`."""
+    return normal.read(receipt.provider, Incoming(receipt.headers, bytes(receipt.body)), receipt.pk)
 
 
 def retry(limit: int = LIMIT) -> int:
@@ -81,7 +137,7 @@ def _retry(identifier: UUID) -> bool:
             receipt = WebhookReceipt.objects.select_for_update().filter(pk=identifier, state=State.RETRY).first()
             if receipt is None:
                 return False  # another one was faster
-            _record(receipt)
+            _record(receipt.provider, [Entry(receipt, contents=_read(receipt))])
             receipt.run_at = None
             receipt.save(update_fields=OUTCOME)
     except Exception as error:  # as in `process`
@@ -105,7 +161,7 @@ def replay(identifier: UUID) -> tuple[WebhookReceipt, list[Fact], list[Recorded]
     raises what `_record` raises then, and `WebhookReceipt.DoesNotExist`.
     """
     receipt = WebhookReceipt.objects.get(pk=identifier)
-    contents = normal.read(receipt.provider, Incoming(receipt.headers, bytes(receipt.body)), receipt.pk)
+    contents = _read(receipt)
     if _is_known(receipt, contents):
         return receipt, contents.facts, []
     return _replay(identifier)
@@ -124,12 +180,13 @@ def _is_known(receipt: WebhookReceipt, contents: normal.Contents) -> bool:
 def _replay(identifier: UUID) -> tuple[WebhookReceipt, list[Fact], list[Recorded]]:
     receipt = WebhookReceipt.objects.select_for_update(no_key=True).get(pk=identifier)
     before, known = _outcome(receipt), receipt.new_events
-    facts, recorded = _record(receipt)
+    entry = Entry(receipt, contents=_read(receipt))
+    [recorded] = _record(receipt.provider, [entry])
     receipt.new_events += known
     receipt.run_at = None
     if _outcome(receipt) != before:
         receipt.save(update_fields=OUTCOME)
-    return receipt, facts, recorded
+    return receipt, entry.contents.facts, recorded
 
 
 def _outcome(receipt: WebhookReceipt) -> list[object]:
@@ -142,57 +199,88 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, DATABASE_LOST) and not sqlstate.startswith("54")
 
 
-def _record(receipt: WebhookReceipt) -> tuple[list[Fact], list[Recorded]]:
-    """Record what a receipt reports, and say so in it; return what it says, and what of that was new.
-
-    Messages are locked before deliveries, as in `mailer.outbox`.
-    """
-    incoming = Incoming(receipt.headers, bytes(receipt.body))
-    contents = normal.read(receipt.provider, incoming, receipt.pk)
-    facts = contents.facts
-    doubts.confirm(
-        fact.message_id for fact in facts if fact.message_id and fact.status and RANKS[fact.status] >= ACCEPTED_RANK
-    )
-    receipt.unreadable = len(contents.unreadable)
-    receipt.error = ", ".join(sorted(set(contents.unreadable)))[:200]
-    receipt.state = State.POISON if contents.unreadable and not facts else State.PROCESSED
-    if receipt.error:
-        transaction.on_commit(lambda: _complain(receipt), robust=True)
-    recorded = record(receipt.provider, contents, receipt_id=str(receipt.pk))
-    receipt.events, receipt.new_events = len(facts), len(recorded)
-    return facts, recorded
-
-
-def record(provider: str, contents: normal.Contents, **context: str) -> list[Recorded]:
-    """Record events with what follows from them; return what was new, and tell of that once all is committed.
-
-    Call it in a transaction, as `ledger.record`. The log gets the context with each event.
-    """
-    recorded = ledger.record(contents.facts)
-    consequences.draw(provider, contents.facts, recorded)
-    transaction.on_commit(lambda: _announce(provider, contents, recorded, **context), robust=True)
+def _record(provider: str, entries: Sequence[Entry]) -> list[list[Recorded]]:
+    """Record what receipts report, and say so in them; return for each what of that was new."""
+    for entry in entries:
+        receipt, contents = entry.receipt, entry.contents
+        receipt.events, receipt.unreadable = len(contents.facts), len(contents.unreadable)
+        receipt.error = ", ".join(sorted(set(contents.unreadable)))[:200]
+        receipt.state = State.POISON if contents.unreadable and not contents.facts else State.PROCESSED
+        if receipt.error:
+            transaction.on_commit(functools.partial(_complain, receipt), robust=True)
+    told = [
+        Told(entry.contents, {"receipt_id": str(entry.receipt.pk), "request_id": entry.receipt.request_id})
+        for entry in entries
+    ]
+    recorded = record(provider, told)
+    for entry, news in zip(entries, recorded, strict=True):
+        entry.receipt.new_events = len(news)
     return recorded
 
 
-def _bind(provider: str, proof: Proof, body: bytes) -> None:
-    """Bind a request's name to its body. Raises `Rejected` where it is bound to another one.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a provider told at once, and what the log gets with each event of it."""
+
+    contents: normal.Contents
+    context: Mapping[str, str]
+
+
+def record(provider: str, told: Sequence[Told]) -> list[list[Recorded]]:
+    """Record events with what follows from them; return what was new in each, and tell of it once all is committed.
+
+    Call it in a transaction, as `ledger.record`. Messages are locked before deliveries, as in `mailer.outbox`.
+    """
+    facts: dict[str, Fact] = {}
+    owners: dict[str, int] = {}
+    for place, each in enumerate(told):
+        for fact in each.contents.facts:
+            facts.setdefault(fact.dedupe_key, fact)
+            owners.setdefault(fact.dedupe_key, place)
+    doubts.confirm(
+        fact.message_id
+        for fact in facts.values()
+        if fact.message_id and fact.status and RANKS[fact.status] >= ACCEPTED_RANK
+    )
+    news: list[list[Recorded]] = [[] for _ in told]
+    recorded = ledger.record(list(facts.values()))
+    for event in recorded:
+        news[owners[event.dedupe_key]].append(event)
+    consequences.draw(provider, facts.values(), recorded)
+    transaction.on_commit(lambda: _announce_all(provider, told, news), robust=True)
+    return news
+
+
+def _bind(provider: str, entries: Iterable[Entry]) -> None:
+    """Bind the requests' names to their bodies, and refuse those whose name is bound to another one.
 
     Of two at once the second waits for the first, and sees what that one has bound.
     """
-    if not proof.nonce:
+    digests: dict[str, str] = {}
+    named = [
+        (entry, dedupe_key(provider, entry.proof.nonce), hashlib.sha256(entry.receipt.body).hexdigest())
+        for entry in entries
+        if entry.proof.nonce and not entry.refusal
+    ]
+    for _, key, digest in named:
+        digests.setdefault(key, digest)
+    if not digests:
         return
-    digest = hashlib.sha256(body).hexdigest()
     with connection.cursor() as cursor:
-        cursor.execute(_BIND, [dedupe_key(provider, proof.nonce), digest])
-        [bound] = cursor.fetchone()
-    if bound != digest:
-        raise Rejected("the request came with another body before")
+        cursor.execute(_BIND, [list(digests), list(digests.values())])
+        bound = dict(cursor.fetchall())
+    for entry, key, digest in named:
+        if bound[key] != digest:
+            entry.refusal = Rejected("the request came with another body before")
 
 
 @transaction.atomic
-def _keep(receipt: WebhookReceipt, proof: Proof, error: Exception) -> None:
-    """Store a request that could not be recorded, to be tried again. Raises `Rejected` as `process` does."""
-    _bind(receipt.provider, proof, bytes(receipt.body))
+def _keep(entry: Entry, error: Exception) -> None:
+    """Store a request that could not be recorded, to be tried again, unless its name is bound to another body."""
+    receipt = entry.receipt
+    _bind(receipt.provider, [entry])
+    if entry.refusal:
+        return
     receipt.state, receipt.error = State.RETRY, type(error).__name__[:200]
     receipt.events = receipt.new_events = receipt.unreadable = 0
     receipt.save(force_insert=True)
@@ -210,7 +298,14 @@ def _complain(receipt: WebhookReceipt) -> None:
     )
 
 
-def _announce(provider: str, contents: normal.Contents, recorded: Collection[Recorded], **context: str) -> None:
+def _announce_all(provider: str, told: Sequence[Told], news: Sequence[Collection[Recorded]]) -> None:
+    for each, recorded in zip(told, news, strict=True):
+        _announce(provider, each.contents, recorded, each.context)
+
+
+def _announce(
+    provider: str, contents: normal.Contents, recorded: Collection[Recorded], context: Mapping[str, str]
+) -> None:
     """Tell the log, with its context, and who listens to Anymail's signal, which events were new."""
     for event in recorded:
         log.info(
@@ -235,11 +330,13 @@ def _announce(provider: str, contents: normal.Contents, recorded: Collection[Rec
 _RECEIPT: Final = WebhookReceipt._meta.db_table
 _NONCE: Final = Nonce._meta.db_table
 
-# An update that changes nothing waits for who is binding the same name, and returns what he has bound.
+# An update that changes nothing waits for who is binding the same name, and returns what he has bound; all bind in one
+# order, so that none waits for another one that waits for it.
 _BIND: Final = f"""
-INSERT INTO {_NONCE} AS n (key, digest) VALUES (%s, %s)
+INSERT INTO {_NONCE} AS n (key, digest)
+SELECT * FROM unnest(%s::text[], %s::text[]) named(key, digest) ORDER BY key
 ON CONFLICT (key) DO UPDATE SET digest = n.digest
-RETURNING digest"""
+RETURNING key, digest"""
 
 _PUT_OFF: Final = f"UPDATE {_RECEIPT} SET run_at = now() + make_interval(secs => %s) WHERE id = %s"
 

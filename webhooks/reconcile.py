@@ -28,6 +28,7 @@ from mailer.providers import PROVIDERS
 from mailer.providers.base import get
 from mailer.verdicts import Verdict
 from webhooks import inbox, normal
+from webhooks.inbox import Told
 from webhooks.models import Inquiry
 from webhooks.polls import POLLS, Story
 from webhooks.providers import Incoming
@@ -203,7 +204,7 @@ def _told(question: Question, score: Score) -> str:
     try:
         contents = normal.read_parts(name, parts, Incoming({}, b""), receipt_id=None, source=Source.POLL)
         with transaction.atomic():
-            recorded = inbox.record(name, contents, source="poll")
+            [recorded] = inbox.record(name, [Told(contents, {"source": "poll"})])
     except Exception as error:  # as in `inbox.process`: whatever it is, it must not keep the mail waiting
         if inbox.is_away(error):
             raise

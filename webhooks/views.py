@@ -1,13 +1,10 @@
-"""One door for every provider: guard, verify, store, record, 200."""
+"""The door for each provider, where Django opens it."""
 
-from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import Any
 
 import structlog
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.db import Error as DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.request import UnreadablePostError
 from django.http.response import HttpResponseBase
@@ -15,8 +12,8 @@ from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
-from webhooks import inbox, refusals
-from webhooks.exceptions import Rejected, TooManyEvents, Unavailable
+from webhooks import door
+from webhooks.door import Answer, Arrival
 from webhooks.providers import WEBHOOKS, Incoming
 
 log = structlog.get_logger(__name__)
@@ -24,18 +21,14 @@ log = structlog.get_logger(__name__)
 
 @method_decorator(csrf_exempt, name="dispatch")
 class WebhookView(View):
-    """Take a provider's report.
+    """Take a provider's report, and answer as `webhooks.door` says; 404 for a provider that is not configured.
 
-    200 only once it is stored, also where it cannot be read or is about a message we do not know; 401 for a bad
-    signature, a network that is not the provider's (403 would make Postmark stop for good), or a name that came with
-    another body before (406 would make Mailgun stop); 413 and 415 for what
-    is never read; 503, or what else has it come again, when the fault is ours; 404 for a provider that is not
-    configured.
+    Most requests are answered by `webhooks.gathering` before Django has them.
     """
 
     def dispatch(self, request: HttpRequest, *args: Any, esp: str, **kwargs: Any) -> HttpResponseBase:
         """Know the providers that are configured only, and the methods that each of them uses."""
-        if esp not in WEBHOOKS or not settings.WEBHOOK_SECRETS.get(esp):
+        if not door.is_open(esp):
             raise Http404
         self.http_method_names = ["post", "options", *(method.lower() for method in WEBHOOKS[esp].answers)]
         return super().dispatch(request, *args, esp=esp, **kwargs)
@@ -47,52 +40,21 @@ class WebhookView(View):
 
     def post(self, request: HttpRequest, esp: str) -> HttpResponse:
         """Verify over the raw body, then store and record in one transaction."""
-        if not _is_from_there(esp, request.META["REMOTE_ADDR"]):
-            return _refused(esp, 401, "from_elsewhere")
-        secrets = settings.WEBHOOK_SECRETS[esp]
-        if request.headers.get("Content-Encoding", "identity").casefold() != "identity":
-            return _refused(esp, 415, "encoded_body")
         try:
             body = _body(request)
         except RequestDataTooBig:
-            return _refused(esp, 413, "too_large")
+            return _response(door.refused(esp, 413, "too_large"))
         except UnreadablePostError:
-            return _refused(esp, 400, "cut_off")
+            return _response(door.refused(esp, 400, "cut_off"))
         headers = {name.casefold(): value for name, value in request.headers.items()}
-        return _taken(esp, Incoming(headers, body, f"{settings.PUBLIC_URL}{request.path}"), secrets)
+        incoming = Incoming(headers, body, f"{settings.PUBLIC_URL}{request.path}")
+        request_id = str(structlog.contextvars.get_contextvars().get("request_id", ""))
+        [answer] = door.answers(esp, [Arrival(incoming, request.META.get("REMOTE_ADDR", ""), request_id)])
+        return _response(answer)
 
 
-def _is_from_there(esp: str, address: str) -> bool:
-    """Tell whether a provider's webhooks are taken from an address: from any, where no networks are named."""
-    networks = settings.WEBHOOK_NETWORKS.get(esp)
-    if not networks:
-        return True
-    try:
-        return any(ip_address(address) in network for network in networks)
-    except ValueError:
-        return False  # of a Unix socket there is none
-
-
-def _taken(esp: str, incoming: Incoming, secrets: Sequence[str]) -> HttpResponse:
-    try:
-        proof = WEBHOOKS[esp].verify(incoming, secrets)
-        inbox.process(esp, incoming, proof)
-    except Rejected as error:
-        return _refused(esp, 401, str(error))
-    except TooManyEvents:
-        return _refused(esp, 413, "too_many_events")
-    except Unavailable as error:
-        log.error("receipt_not_verified", provider=esp, reason=str(error))  # noqa: TRY400  # it says all there is
-        return _later(esp)
-    except DatabaseError as error:
-        # The text of a database error may quote what was written.
-        log.error("receipt_not_stored", provider=esp, error_class=type(error).__name__)  # noqa: TRY400
-        return _later(esp)
-    return HttpResponse(status=200)
-
-
-def _later(esp: str) -> HttpResponse:
-    return HttpResponse(status=WEBHOOKS[esp].again, headers={"Retry-After": "30"})
+def _response(answer: Answer) -> HttpResponse:
+    return HttpResponse(status=answer.status, headers=dict(answer.headers))
 
 
 def _body(request: HttpRequest) -> bytes:
@@ -113,10 +75,3 @@ def _body(request: HttpRequest) -> bytes:
     if len(body) > settings.WEBHOOK_MAX_BYTES:
         raise RequestDataTooBig
     return body
-
-
-def _refused(esp: str, status: int, reason: str) -> HttpResponse:
-    log.warning("receipt_rejected", provider=esp, code=status, reason=reason)
-    refusals.count(esp, status, reason)
-    headers = {"WWW-Authenticate": 'Basic realm="webhooks"'} if status == 401 else {}  # noqa: PLR2004  # RFC 9110 11.6.1
-    return HttpResponse(status=status, headers=headers)

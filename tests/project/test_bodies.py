@@ -29,7 +29,11 @@ class Client:
 
 
 def read(client, bodies=None, headers=()):
-    return asyncio.run((bodies or Bodies(MOST, 30, room=MOST)).read(headers, client.receive))
+    async def whole():
+        async with (bodies or Bodies(MOST, 30, room=MOST)).read(headers, client.receive) as body:
+            return body
+
+    return asyncio.run(whole())
 
 
 @pytest.mark.parametrize(
@@ -89,22 +93,33 @@ def test_client_that_leaves_is_gone():
         read(Client(part(b"the beginning"), {"type": "http.disconnect"}))
 
 
-def test_large_bodies_share_the_room_and_small_ones_need_none():
+def test_large_bodies_share_the_room_until_they_are_done_with_and_small_ones_need_none():
+    async def size(bodies, count):
+        async with bodies.read((), Client(part(b"x" * count, more=False)).receive) as body:
+            return len(body)
+
     async def play():
         bodies = Bodies(MOST, 30, room=3 * SMALL)
-        slow = asyncio.create_task(bodies.read((), Client(part(b"x" * 2 * SMALL)).receive))
-        await asyncio.sleep(0)
-
-        with pytest.raises(Refused) as refused:
-            await bodies.read((), Client(part(b"x" * 2 * SMALL, more=False)).receive)
-        small = await bodies.read((), Client(part(b"x" * SMALL, more=False)).receive)
-        slow.cancel()
-        await asyncio.gather(slow, return_exceptions=True)
-        large = await bodies.read((), Client(part(b"x" * 2 * SMALL, more=False)).receive)
-
-        return refused.value.status, len(small), len(large), bodies.room
+        async with bodies.read((), Client(part(b"x" * 2 * SMALL, more=False)).receive):
+            with pytest.raises(Refused) as refused:
+                await size(bodies, 2 * SMALL)
+            small = await size(bodies, SMALL)
+        return refused.value.status, small, await size(bodies, 2 * SMALL), bodies.room
 
     assert asyncio.run(play()) == (503, SMALL, 2 * SMALL, 3 * SMALL)
+
+
+def test_room_of_a_body_that_is_still_coming_is_taken():
+    async def play():
+        bodies = Bodies(MOST, 30, room=3 * SMALL)
+        slow = asyncio.create_task(bodies.read((), Client(part(b"x" * 2 * SMALL)).receive).__aenter__())
+        await asyncio.sleep(0)
+        room = bodies.room
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
+        return room, bodies.room
+
+    assert asyncio.run(play()) == (SMALL, 3 * SMALL)
 
 
 @pytest.mark.parametrize("ending", [part(b"x" * MOST), {"type": "http.disconnect"}, part(b"", more=False)])

@@ -229,4 +229,5 @@ WEBHOOK = Webhook(
     parts=_parts,
     read=_read,
     repeats=timedelta(hours=2),
+    fetches=True,
 )

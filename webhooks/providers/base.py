@@ -101,7 +101,7 @@ class Webhook:
     a body apart, so that an event that cannot be read harms no other; `read` has Anymail's view read each, and `judge`
     says what it means. `headers` are those that events are read from; they are kept with the receipt. For `repeats` a
     provider sends again what was not taken, if it is answered with the status `again`. `answers` are methods that it
-    asks the address by, before it sends.
+    asks the address by, before it sends. `fetches` tells that `verify` may ask somebody on the network, and wait.
     """
 
     name: str
@@ -117,3 +117,4 @@ class Webhook:
     repeats: timedelta = timedelta(days=1)
     again: int = 503
     answers: tuple[str, ...] = ()
+    fetches: bool = False
