@@ -3,7 +3,7 @@
 import asyncio
 import io
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 from uuid import uuid4
@@ -68,7 +68,7 @@ class Application(ASGIHandler):
         except Gone:
             return
         except Refused as refused:
-            response = await self._in_thread(_refusal, scope["path"], refused.status)
+            response = await self._in_thread(_leaving_no_connection, _refusal, scope["path"], refused.status)
         if response.streaming:
             await self._send_parts(send, response)
         else:
@@ -101,17 +101,17 @@ class Application(ASGIHandler):
         try:
             await send(_start(response))
             parts = iter(response)
-            while (part := await self._in_thread(_next, parts)) is not None:
+            while (part := await self._in_thread(_leaving_no_connection, next, parts, None)) is not None:
                 await send({"type": "http.response.body", "body": part, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
             await self._in_thread(response.close)
 
 
-def _next(parts: Iterator[bytes]) -> bytes | None:
-    """Return the next part, if there is one; whatever thread makes it keeps no connection to the database."""
+def _leaving_no_connection(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Do a part of a request's work; its thread keeps no connection to the database, as after a whole request."""
     try:
-        return next(parts, None)
+        return work(*arguments)
     finally:
         close_old_connections()
 

@@ -10,8 +10,9 @@ from uuid import UUID
 import structlog
 from anymail.signals import tracking
 from django.db import connection, transaction
+from psycopg.types.json import Jsonb
 
-from mailer import doubts, ledger
+from mailer import doubts, ledger, statements
 from mailer.exceptions import DATABASE_LOST
 from mailer.ledger import Fact, Recorded, dedupe_key, text_of
 from mailer.models import DeliveryEvent
@@ -33,6 +34,19 @@ LIMIT: Final = 100
 UNNAMED: Final = Proof()
 # What trying a receipt again may change in it: never its body, which may be large.
 OUTCOME: Final = ("state", "error", "events", "unreadable", "new_events", "run_at")
+# What a receipt begins with; the rest has its default.
+BEGINNING: Final = {
+    "id": "uuid",
+    "provider": "text",
+    "request_id": "text",
+    "headers": "jsonb",
+    "body": "bytea",
+    "state": "text",
+    "error": "text",
+    "events": "int",
+    "unreadable": "int",
+    "new_events": "int",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +102,13 @@ def _receipt(provider: str, request: Genuine) -> WebhookReceipt:
 
 def _store(provider: str, entries: Sequence[Entry]) -> None:
     try:
-        for entry in entries:
-            entry.refusal = None
-            _read_into(entry)
         with transaction.atomic():
+            for entry in entries:
+                _read_into(entry)
             _bind(provider, entries)
             taken = [entry for entry in entries if not entry.refusal]
             _record(provider, taken)
-            WebhookReceipt.objects.bulk_create([entry.receipt for entry in taken])
+            _insert([entry.receipt for entry in taken])
     except Exception as error:  # whatever it is, the provider cannot mend it: it is kept, and seen
         if is_away(error):
             raise
@@ -106,7 +119,15 @@ def _store(provider: str, entries: Sequence[Entry]) -> None:
             _store(provider, [entry])
 
 
+def _insert(receipts: Sequence[WebhookReceipt]) -> None:
+    columns = [[getattr(receipt, name) for receipt in receipts] for name in BEGINNING]
+    columns[list(BEGINNING).index("headers")] = [Jsonb(receipt.headers) for receipt in receipts]
+    with statements.prepared() as cursor:
+        cursor.execute(_INSERT, columns)
+
+
 def _read_into(entry: Entry) -> None:
+    entry.refusal = None
     try:
         entry.contents = _read(entry.receipt)
     except TooManyEvents as error:
@@ -283,7 +304,7 @@ def _keep(entry: Entry, error: Exception) -> None:
         return
     receipt.state, receipt.error = State.RETRY, type(error).__name__[:200]
     receipt.events = receipt.new_events = receipt.unreadable = 0
-    receipt.save(force_insert=True)
+    _insert([receipt])
     with connection.cursor() as cursor:
         cursor.execute(_PUT_OFF, [DELAYS[0], receipt.pk])
     log.error("receipt_failed", receipt_id=str(receipt.pk), provider=receipt.provider, error_class=receipt.error)
@@ -337,6 +358,10 @@ INSERT INTO {_NONCE} AS n (key, digest)
 SELECT * FROM unnest(%s::text[], %s::text[]) named(key, digest) ORDER BY key
 ON CONFLICT (key) DO UPDATE SET digest = n.digest
 RETURNING key, digest"""
+
+_INSERT: Final = f"""
+INSERT INTO {_RECEIPT} ({", ".join(BEGINNING)})
+SELECT * FROM unnest({", ".join(f"%s::{kind}[]" for kind in BEGINNING.values())})"""
 
 _PUT_OFF: Final = f"UPDATE {_RECEIPT} SET run_at = now() + make_interval(secs => %s) WHERE id = %s"
 

@@ -3,12 +3,18 @@
 import asyncio
 import json
 import threading
+from ipaddress import ip_network
 
 import pytest
+from django.db import connections
 from django.http import HttpResponse, StreamingHttpResponse
 from django.urls import path
 
 from project.web import Application
+from tests.webhooks import payloads
+from tests.webhooks.conftest import POSTMARK_SECRETS, basic, encoded
+from webhooks import refusals
+from webhooks.models import RefusalCount, WebhookReceipt
 
 closed = []
 
@@ -53,7 +59,14 @@ def ask(application, where, *messages, headers=()):
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": where, "query_string": b"", "headers": list(headers)}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "scheme": "http",
+        "path": where,
+        "query_string": b"",
+        "headers": [(b"host", b"testserver"), *headers],
+    }
     asyncio.run(application(scope, receive, send))
     if not sent:
         return None
@@ -129,3 +142,79 @@ def test_query_that_is_no_text_is_a_bad_request(application):
 def test_only_http_is_spoken(application):
     with pytest.raises(ValueError, match="lifespan"):
         asyncio.run(application({"type": "lifespan"}, None, None))
+
+
+@pytest.mark.django_db(transaction=True)
+class TestWebhooks:
+    """Providers' requests, most of which Django's views never see."""
+
+    POSTMARK = "/webhooks/postmark/"
+
+    @pytest.fixture(autouse=True)
+    def _threads_keep_no_connection(self, monkeypatch):
+        monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
+
+    @pytest.fixture
+    def application(self, settings):
+        settings.WEB_BODY_SECONDS = 0.05
+        return Application()
+
+    @staticmethod
+    def headers(**more):
+        given = {**basic(POSTMARK_SECRETS[0]), **more}
+        return [(name.lower().encode(), value.encode()) for name, value in given.items()]
+
+    def post(self, application, where=POSTMARK, body=None, **headers):
+        body = encoded(payloads.postmark("Delivery")) if body is None else body
+        return ask(application, where, {"type": "http.request", "body": body}, headers=self.headers(**headers))
+
+    def test_webhook_is_stored_before_it_is_answered(self, application):
+        status, _, body, _ = self.post(application, **{"X-Request-Id": "named-by-the-proxy"})
+
+        assert (status, body) == (200, b"")
+        assert WebhookReceipt.objects.get().request_id == "named-by-the-proxy"
+
+    def test_large_webhook_is_stored_too(self, application):
+        body = encoded(payloads.postmark("Bounce", Content="x" * 100_000))
+
+        assert self.post(application, body=body)[0] == 200
+        assert bytes(WebhookReceipt.objects.get().body) == body
+
+    def test_forged_webhook_is_refused(self, application):
+        status, headers, _, _ = self.post(application, Authorization="Basic eDp5")
+
+        assert status == 401
+        assert b"www-authenticate" in dict(headers)
+
+    @pytest.mark.parametrize("where", ["/webhooks/nobody/", "/webhooks/mailgun/", "/webhooks/postmark"])
+    def test_what_is_no_provider_s_address_is_left_to_django(self, application, where, settings):
+        settings.WEBHOOK_SECRETS = {"postmark": POSTMARK_SECRETS}
+        settings.APPEND_SLASH = False
+
+        assert self.post(application, where)[0] == 404
+
+    @pytest.mark.parametrize(
+        ("header", "status"), [({}, 301), ({"X-Forwarded-Proto": "http"}, 301), ({"X-Forwarded-Proto": "https"}, 200)]
+    )
+    def test_plain_http_is_sent_to_https_as_everywhere(self, settings, header, status):
+        settings.SECURE_SSL_REDIRECT = True
+        settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+        assert self.post(Application(), **header)[0] == status
+
+    @pytest.mark.parametrize(("client", "status"), [("192.0.2.7", 200), ("198.51.100.7", 401)])
+    def test_network_is_the_client_s_that_the_proxy_names(self, application, settings, client, status):
+        settings.NUM_PROXIES = 1
+        settings.WEBHOOK_NETWORKS = {"postmark": [ip_network("192.0.2.0/24")]}
+
+        assert self.post(application, **{"X-Forwarded-For": f"203.0.113.1, {client}"})[0] == status
+
+    def test_slow_body_is_counted_and_has_its_provider_come_again(self, application, settings, monkeypatch):
+        monkeypatch.setattr(refusals, "_tally", refusals.Tally())
+        settings.WEBHOOK_SECRETS = {"postmark": POSTMARK_SECRETS, "brevo": ["hook:password"]}
+        slow = {"type": "http.request", "body": b"{", "more_body": True}
+
+        answered = [ask(application, where, slow)[0] for where in (self.POSTMARK, "/webhooks/brevo/")]
+
+        assert answered == [503, 429]
+        assert RefusalCount.objects.filter(reason="too_slow", code=408).exists()

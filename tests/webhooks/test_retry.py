@@ -313,7 +313,7 @@ def test_error_of_a_receipt_that_cannot_even_be_kept_is_503(post_postmark, monke
     def refuse(*_, **__):
         raise DataError
 
-    monkeypatch.setattr(WebhookReceipt, "save", refuse)
+    monkeypatch.setattr(inbox, "_insert", refuse)
 
     assert post_postmark(payloads.postmark("Delivery")).status_code == 503
     assert not DeliveryEvent.objects.exists()

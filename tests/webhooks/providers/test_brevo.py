@@ -165,6 +165,6 @@ def test_what_could_not_be_stored_is_answered_so_that_it_comes_again(post, monke
     def lose(*_):
         raise OperationalError("the connection is lost")
 
-    monkeypatch.setattr(inbox, "process", lose)
+    monkeypatch.setattr(inbox, "process_all", lose)
 
     assert post(EVENT).status_code == 429
