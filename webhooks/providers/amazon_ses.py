@@ -126,7 +126,7 @@ def _by_recipient(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
     kind, mail = _kind(event), event.get("mail") or {}
     if kind in RECIPIENTS:
         name, about = OBJECTS[kind], event[OBJECTS[kind]]
-        for entry in about[RECIPIENTS[kind]]:
+        for entry in _listed(about[RECIPIENTS[kind]]):
             address = entry.get("emailAddress") if isinstance(entry, dict) else entry
             yield {
                 **event,
@@ -137,9 +137,16 @@ def _by_recipient(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 },
             }
         return
-    addresses = mail.get("destination") or [None]
+    addresses = _listed(mail.get("destination") or [None])
     for address in [None] if kind in ANONYMOUS and len(addresses) > 1 else addresses:
         yield {**event, "mail": {**mail, "destination": [address]}}
+
+
+def _listed(recipients: Any) -> list[Any]:
+    """Return recipients. Raises `Unreadable` for what is no list: each letter of a text would be one."""
+    if not isinstance(recipients, list):
+        raise Unreadable("recipients are no list")
+    return recipients
 
 
 def _read(view: Any, part: Any, _incoming: Incoming) -> list[AnymailTrackingEvent]:
