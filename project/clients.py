@@ -1,13 +1,14 @@
 """Who asks: the client's address, as the proxies in front have written it down."""
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Final
 
 from django.conf import settings
 from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+
+from webhooks.networks import read_address
 
 _HEADER: Final = "HTTP_X_FORWARDED_FOR"
 
@@ -28,14 +29,6 @@ class ClientAddressMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         """Answer the request, as one of its client's."""
         places = request.META.get(_HEADER, "").split(",")
-        if len(places) >= settings.NUM_PROXIES and (client := _address(places[-settings.NUM_PROXIES])):
-            request.META["REMOTE_ADDR"] = client
+        if len(places) >= settings.NUM_PROXIES and (client := read_address(places[-settings.NUM_PROXIES])):
+            request.META["REMOTE_ADDR"] = str(client)
         return self._get_response(request)
-
-
-def _address(place: str) -> str:
-    """Return the address in one place of the header, spelled one way; empty where there is none."""
-    try:
-        return str(ip_address(place.strip()))
-    except ValueError:
-        return ""
