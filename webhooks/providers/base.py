@@ -15,6 +15,9 @@ from webhooks.exceptions import Unreadable
 # Why a mail did not arrive. The first two are the recipient's address, and stay; the others pass, or are ours to mend.
 CATEGORIES: Final = ("no_mailbox", "mailbox_full", "policy", "spam", "dns", "unreachable", "other")
 
+# Bytes of a request by which a provider checks an address before there is a secret: anybody can make one.
+LARGEST_CHECK: Final = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
