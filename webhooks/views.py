@@ -53,6 +53,7 @@ class WebhookView(View):
             return _refused(esp, 415, "encoded_body")
         try:
             body = _body(request)
+            WEBHOOKS[esp].bound(body)
         except RequestDataTooBig:
             return _refused(esp, 413, "too_large")
         except UnreadablePostError:

@@ -25,6 +25,10 @@ from webhooks.providers.base import Incoming, Meaning, Proof, Webhook
 from webhooks.providers.replies import category_of, smtp_status_in
 from webhooks.providers.times import of_iso
 
+# Bytes. https://docs.aws.amazon.com/sns/latest/dg/large-message-payloads.html: a topic takes 256 KiB, and more only if
+# it has no subscriber over HTTP. As a text within JSON a message grows threefold at most; the other fields are small.
+LARGEST: Final = 1024 * 1024
+
 TOPIC: Final = re.compile(r"arn:aws[a-z-]*:sns:[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}:[0-9]{12}:[A-Za-z0-9_-]{1,256}")
 
 # SES tries a topic with these; they are about no mail.
@@ -236,4 +240,5 @@ WEBHOOK = Webhook(
     parts=_parts,
     read=_read,
     repeats=timedelta(hours=2),
+    largest=LARGEST,
 )

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from anymail.signals import AnymailTrackingEvent
+from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest
 
 from mailer.status import EVENT_STATUS, Status
@@ -104,7 +105,8 @@ class Webhook:
     a body apart, so that an event that cannot be read harms no other; `read` has Anymail's view read each, and `judge`
     says what it means. `headers` are those that events are read from; they are kept with the receipt. For `repeats` a
     provider sends again what was not taken, if it is answered with the status `again`. `answers` are methods that it
-    asks the address by, before it sends.
+    asks the address by, before it sends. `largest` is how many bytes a body of its own can have, where it has to be
+    decoded before its signature can be checked: nobody else is to have us decode 10 MB.
     """
 
     name: str
@@ -120,3 +122,9 @@ class Webhook:
     repeats: timedelta = timedelta(days=1)
     again: int = 503
     answers: tuple[str, ...] = ()
+    largest: int | None = None
+
+    def bound(self, body: bytes) -> None:
+        """Check that a body is not larger than any of this provider's. Raises `RequestDataTooBig`."""
+        if self.largest is not None and len(body) > self.largest:
+            raise RequestDataTooBig

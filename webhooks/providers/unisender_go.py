@@ -23,6 +23,10 @@ from webhooks.providers.base import Incoming, Meaning, Proof, Webhook
 from webhooks.providers.proofs import one_of
 from webhooks.providers.replies import undelivered
 
+# Bytes. The page names no limit; its events have some 600, so this is room for 8,000 of them, more than
+# WEBHOOK_MAX_EVENTS takes.
+LARGEST: Final = 5 * 1024 * 1024
+
 STATUSES: Final[dict[str, str]] = {
     "accepted": "queued",
     "sent": "sent",
@@ -133,4 +137,5 @@ WEBHOOK = Webhook(
     read=_read,
     repeats=timedelta(days=1),
     answers=("GET", "HEAD"),
+    largest=LARGEST,
 )
