@@ -78,7 +78,7 @@ SUPPRESSIONS: Final[dict[str, str]] = {
     "OnAccountSuppressionList": "other",
     "OnTenantSuppressionList": "other",
     "EmailValidationSuppressed": "no_mailbox",
-    "UnsubscribedRecipient": "other",
+    "UnsubscribedRecipient": "policy",
 }
 # `action` of one recipient in a report of delivery (RFC 3464) that is no failure.
 ACTIONS: Final[dict[str, str]] = {
