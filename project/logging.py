@@ -14,6 +14,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 # with an @ in it, however long. One repeat, with nothing after it that could fail: so each character is read once, also
 # of a text that somebody has made to take time.
 WORD = re.compile(r"[^\s\"'<>()\[\]{}=,;:|/\\]+")
+# An @ within a word, as it is or as it stands in an URL.
+SIGN = re.compile(r".(?:@|%(?:25)*40)[^@]")
 # What follows the name of a secret (in a query, a header, a dictionary), or the name of an authentication scheme.
 TOKEN = re.compile(
     r"""((?:token|password|passwd|secret|api[_-]?key)["']?(?:\s*[=:]\s*|%3D)["']?|\b(?:token|bearer|basic)\s+(?=\S{8}))"""
@@ -46,7 +48,7 @@ def _redacted(value: Any) -> Any:
         case str() if HARMLESS.fullmatch(value):
             return value
         case str():
-            value = WORD.sub(_unless_address, value) if "@" in value else value
+            value = WORD.sub(_unless_address, value) if "@" in value or "%" in value else value
             return _shortened(TOKEN.sub(r"\1<token>", SHAPES.sub("<token>", value)))
         case dict():
             return {
@@ -62,10 +64,8 @@ def _redacted(value: Any) -> Any:
 
 
 def _unless_address(found: re.Match[str]) -> str:
-    """Return a word, but not one that has an @ between two others of its characters."""
     word = found[0]
-    local, at, _domain = word.rstrip("@").rpartition("@")
-    return "<address>" if local and at else word
+    return "<address>" if SIGN.search(word) else word
 
 
 def _shortened(text: str) -> str:

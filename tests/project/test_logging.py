@@ -48,6 +48,8 @@ class TestRedact:
             f"mailto:{ADDRESS}?subject=x",
             f'{{"to": ["Ada <{ADDRESS}>"]}}',
             f"to={ADDRESS},",
+            f"https://api.example.org/v1/contacts/{ADDRESS.replace('@', '%40')}?x=1",
+            f"to={ADDRESS.replace('@', '%2540')}&x=1",
             f"/api/v1/users/{ADDRESS}/",
             "räksmörgås@exämple.org",
             f"a{ADDRESS}, b{ADDRESS}; c{ADDRESS}",
@@ -132,7 +134,23 @@ class TestRedact:
         assert event["error"] == "(<address>) already exists"
 
     @pytest.mark.parametrize(
-        "value", [None, True, 0, 1.5, "message_sent", "3 @ 4", "@", "a@ b", "", "token", "no token given"]
+        "value",
+        [
+            None,
+            True,
+            0,
+            1.5,
+            "message_sent",
+            "3 @ 4",
+            "@",
+            "a@ b",
+            "@b",
+            "40 %40",
+            "50%",
+            "",
+            "token",
+            "no token given",
+        ],
     )
     def test_what_is_neither_is_left_alone(self, value):
         assert redact(None, "info", {"event": "x", "value": value})["value"] == value
