@@ -18,7 +18,7 @@ DECODED = {
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("esp", DECODED)
-def test_larger_body_than_its_provider_sends_is_413_before_it_is_decoded(client, settings, caplog, esp):
+def test_larger_body_than_its_provider_sends_is_413_before_it_is_decoded(client, settings, esp):
     settings.WEBHOOK_SECRETS = DECODED
     largest = WEBHOOKS[esp].largest
 
