@@ -16,7 +16,6 @@ from api.filters import StrictFilterSet, one_of
 from api.schema import BODY, TOKEN, problems
 from mailer.models import VIEW_RECIPIENT
 from mailer.status import CHOICES
-from users.addresses import mask
 from webhooks import replaying
 from webhooks.models import WebhookReceipt
 from webhooks.providers import WEBHOOKS
@@ -46,8 +45,7 @@ class ReceiptDetailSerializer(ReceiptSerializer):
 
     def get_body(self, receipt: WebhookReceipt) -> str:
         """Show the body, its addresses masked for those who may not see them."""
-        body = bytes(receipt.body).decode("utf-8", "replace")
-        return body if self.context["request"].user.has_perm(VIEW_RECIPIENT) else mask(body)
+        return receipt.text(whole=self.context["request"].user.has_perm(VIEW_RECIPIENT))
 
 
 class ReplaySerializer(serializers.Serializer[Any]):

@@ -9,14 +9,14 @@ taken on messages before deliveries, deliveries before events.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
 import structlog
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce, Now
 
 from mailer import content, files, ledger, operators
@@ -36,6 +36,8 @@ ENDED: Final = (State.SENT, State.DEAD, State.EXPIRED, State.CANCELLED, State.SU
 UNDER_WAY: Final = (State.LEASED, State.SENDING)
 
 
+# What others said, which may come again; our own words about a mail go with it.
+REPORTED: Final = (DeliveryEvent.Source.WEBHOOK, DeliveryEvent.Source.POLL)
 # As the index `message_with_body` has it.
 HAS_BODY: Final = Q(content__isnull=False) | ~Q(context={})
 
@@ -74,7 +76,10 @@ def rules(
 ) -> list[Rule]:
     """Return what is to go now, by MAIL_BODY_DAYS and MAIL_HISTORY_DAYS or the days given; of some states, or of all.
 
-    A message's days count from its end; those of one in doubt from the beginning of that.
+    A message's days count from its end; those of one in doubt from the beginning of that. By its events a report is
+    known that comes again, and reports come when they like, such as an open after a year. So no message goes of which
+    one was recorded in the last WEBHOOK_KEY_DAYS: else a repeat, or a replay of its receipt, would find no delivery, be
+    news, and suppress an address again that somebody has released.
     """
     body = timedelta(days=settings.MAIL_BODY_DAYS if body_days is None else body_days)
     history = timedelta(days=settings.MAIL_HISTORY_DAYS if history_days is None else history_days)
@@ -90,9 +95,21 @@ def rules(
         Rule("secrets", doubted.filter(secret=True, expires_at__lt=Now(), content__isnull=False), _forget_bodies),
         Rule("bodies", ended.filter(HAS_BODY, finished_at__lt=Now() - body), _forget_bodies),
         Rule("bodies in doubt", doubted.filter(HAS_BODY, doubted_at__lt=Now() - body), _forget_bodies),
-        Rule("messages", ended.filter(finished_at__lt=Now() - history), _forget_messages),
-        Rule("messages in doubt", doubted.filter(doubted_at__lt=Now() - history), _forget_messages),
+        Rule("messages", _quiet(ended.filter(finished_at__lt=Now() - history)), _forget_messages),
+        Rule("messages in doubt", _quiet(doubted.filter(doubted_at__lt=Now() - history)), _forget_messages),
     ]
+
+
+def _quiet(messages: QuerySet[Message]) -> QuerySet[Message]:
+    """Leave out messages of which a report was recorded lately.
+
+    Asked of each by its deliveries, never of the table of events at once.
+    """
+    reported = DeliveryEvent.objects.filter(delivery__message=OuterRef("pk"), source__in=REPORTED)
+    latest = Subquery(reported.order_by("-recorded_at").values("recorded_at")[:1])
+    return messages.alias(reported_at=Coalesce(latest, Value(datetime.min.replace(tzinfo=UTC)))).filter(
+        reported_at__lt=Now() - timedelta(days=settings.WEBHOOK_KEY_DAYS)
+    )
 
 
 def cleanup(
@@ -130,10 +147,11 @@ def _forget_messages(ids: Sequence[UUID]) -> None:
     """Delete messages with all that belongs to them.
 
     Whoever records a fact holds its delivery, so once these are locked, no event comes that the next
-    statement would not see. A fact that waited finds its delivery gone, and is parked.
+    statement would not see. A fact that waited finds its delivery gone, and is parked; a message whose fact was faster
+    stays.
     """
     list(DeliveryStatus.objects.select_for_update().filter(message_id__in=ids).order_by("id").values_list("pk"))
-    Message.objects.filter(pk__in=ids).delete()
+    _quiet(Message.objects.filter(pk__in=ids)).delete()
 
 
 # --- By address -----------------------------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """Who asks: the client's address, as the proxies in front have written it down."""
 
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Final
 
 from django.conf import settings
 from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+
+from webhooks.networks import read_address
 
 _HEADER: Final = "HTTP_X_FORWARDED_FOR"
 
@@ -21,7 +22,8 @@ def client_of(peer: str, forwarded: str) -> str:
     """
     places = forwarded.split(",")
     if settings.NUM_PROXIES and len(places) >= settings.NUM_PROXIES:
-        return _address(places[-settings.NUM_PROXIES]) or peer
+        client = read_address(places[-settings.NUM_PROXIES])
+        return peer if client is None else str(client)
     return peer
 
 
@@ -37,11 +39,3 @@ class ClientAddressMiddleware:
         """Answer the request, as one of its client's."""
         request.META["REMOTE_ADDR"] = client_of(request.META.get("REMOTE_ADDR", ""), request.META.get(_HEADER, ""))
         return self._get_response(request)
-
-
-def _address(place: str) -> str:
-    """Return the address in one place of the header, spelled one way; empty where there is none."""
-    try:
-        return str(ip_address(place.strip()))
-    except ValueError:
-        return ""

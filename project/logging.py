@@ -3,15 +3,19 @@
 import functools
 import logging
 import re
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import structlog
 from django.http import HttpRequest
 from django_structlog.middlewares import RequestMiddleware
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-# Anything that looks like an address, so that no driver's error text or traceback carries one into a log.
-ADDRESS = re.compile(r"[^\s\"'<>()\[\]{}=,;:|/\\]+@[^\s\"'<>()\[\]{}=,;:|/\\@]+")
+# Anything that looks like an address, so that no driver's error text or traceback carries one into a log, is a word
+# with an @ in it, however long. One repeat, with nothing after it that could fail: so each character is read once, also
+# of a text that somebody has made to take time.
+WORD = re.compile(r"[^\s\"'<>()\[\]{}=,;:|/\\]+")
+# An @ within a word, as it is or as it stands in an URL.
+SIGN = re.compile(r".(?:@|%(?:25)*40)[^@]")
 # What follows the name of a secret (in a query, a header, a dictionary), or the name of an authentication scheme.
 TOKEN = re.compile(
     r"""((?:token|password|passwd|secret|api[_-]?key)["']?(?:\s*[=:]\s*|%3D)["']?|\b(?:token|bearer|basic)\s+(?=\S{8}))"""
@@ -22,6 +26,8 @@ TOKEN = re.compile(
 SHAPES = re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{32}\.[\w-]{43}")
 # Most values are names and ids. Such a short text has no sign in it that an address, a token or its name needs.
 HARMLESS = re.compile(r"[\w.-]{0,63}")
+# Characters of a value that are shown: a traceback of some hundred lines; of more, its begin and its end.
+LONGEST: Final = 16_000
 # Values under these names are never shown, whatever they look like.
 SECRET_NAMES = frozenset({"password", "token", "secret", "authorization", "cookie", "set-cookie", "api_key"})
 
@@ -42,9 +48,8 @@ def _redacted(value: Any) -> Any:
         case str() if HARMLESS.fullmatch(value):
             return value
         case str():
-            # Looking for an address in a long text that has none would take time by the square of its length.
-            value = ADDRESS.sub("<address>", value) if "@" in value else value
-            return TOKEN.sub(r"\1<token>", SHAPES.sub("<token>", value))
+            value = WORD.sub(_unless_address, value) if "@" in value or "%" in value else value
+            return _shortened(TOKEN.sub(r"\1<token>", SHAPES.sub("<token>", value)))
         case dict():
             return {
                 shown: "<secret>" if is_secret else _redacted(item)
@@ -56,6 +61,18 @@ def _redacted(value: Any) -> Any:
             return value
         case _:
             return _redacted(str(value))
+
+
+def _unless_address(found: re.Match[str]) -> str:
+    word = found[0]
+    return "<address>" if SIGN.search(word) else word
+
+
+def _shortened(text: str) -> str:
+    """Return a text whose length is bounded. Done last: what is cut off cannot be half of an address or a token."""
+    if len(text) <= LONGEST:
+        return text
+    return f"{text[: LONGEST // 2]}<{len(text) - LONGEST} more>{text[-LONGEST // 2 :]}"
 
 
 SHARED: list[Processor] = [

@@ -2,16 +2,14 @@
 
 import re
 from collections.abc import Collection, Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
 
 from mailer.providers import PROVIDERS
 from project.environment import Environment
+from webhooks.networks import Network, read_network
 from webhooks.providers import WEBHOOKS
-
-Network = IPv4Network | IPv6Network
 
 # A provider's name, as it stands in the database and, in capitals, in the names of variables.
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -124,7 +122,7 @@ def read_webhook_networks(env: Environment) -> dict[str, list[Network]]:
     prefix, networks = "WEBHOOK_NETWORKS_", {}
     for variable in _variables(env, prefix):
         try:
-            given = [ip_network(each) for each in env.list(variable)]
+            given = [read_network(each) for each in env.list(variable)]
         except ValueError:
             raise ImproperlyConfigured(f"{variable} must be addresses and networks, such as 192.0.2.0/24") from None
         networks[_provider_of(variable, prefix, [*WEBHOOKS])] = given

@@ -211,13 +211,16 @@ WEBHOOK_MAX_BYTES = 10 * 1024 * 1024
 WEBHOOK_MAX_EVENTS = int(env.at_least(1, "WEBHOOK_MAX_EVENTS", default=5000))
 # Days that the raw requests are kept; then the events they reported, and the names that requests came under.
 WEBHOOK_RECEIPT_DAYS = env.at_least(0, "WEBHOOK_RECEIPT_DAYS", default=30)
-# An event is what its repeats are known by, and a receipt may be replayed for as long as it is there.
+# An event is what its repeats are known by, and a receipt may be replayed for as long as it is there. So nothing that
+# was reported may be forgotten for so many days, neither alone nor with its message.
+WEBHOOK_KEY_DAYS = WEBHOOK_RECEIPT_DAYS + KEY_DAYS
 WEBHOOK_EVENT_DAYS = env.at_least(KEY_DAYS, "WEBHOOK_EVENT_DAYS", default=400)
-if WEBHOOK_EVENT_DAYS < WEBHOOK_RECEIPT_DAYS + KEY_DAYS:
-    raise ImproperlyConfigured(
-        f"WEBHOOK_EVENT_DAYS must be at least {KEY_DAYS:g} more than WEBHOOK_RECEIPT_DAYS: by its events a webhook"
-        " that comes again is known"
-    )
+for _name, _days in (("WEBHOOK_EVENT_DAYS", WEBHOOK_EVENT_DAYS), ("MAIL_HISTORY_DAYS", MAIL_HISTORY_DAYS)):
+    if _days < WEBHOOK_KEY_DAYS:
+        raise ImproperlyConfigured(
+            f"{_name} must be at least {KEY_DAYS:g} more than WEBHOOK_RECEIPT_DAYS: by its events a webhook that comes"
+            " again is known"
+        )
 WEBHOOK_NONCE_DAYS = env.at_least(NONCE_DAYS, "WEBHOOK_NONCE_DAYS", default=2)
 # Hours after a mail was sent until it is a warning that its provider has reported nothing since.
 WEBHOOK_SILENCE_HOURS = env.at_least(0.1, "WEBHOOK_SILENCE_HOURS", default=6)

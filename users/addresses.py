@@ -3,6 +3,7 @@
 import functools
 import re
 import unicodedata
+from typing import Final
 
 import idna
 from django.core.exceptions import ValidationError
@@ -12,13 +13,36 @@ from django.utils.translation import gettext_lazy as _
 MAX_LENGTH = 254  # RFC 5321 4.5.3.1.3: a path of 256 octets, less its angle brackets
 
 
-# The local part of an address, quoted or not, in any text: 64 octets at most (RFC 5321 4.5.3.1.1).
-LOCAL_PART = re.compile(r"""("[^"]{0,64}"|[^\s"<>@]{1,64})(?=@)""")
+# An @ as text spells it, as a form does (`%40`, or `%2540` within another one), and as JSON may.
+_AT: Final = r"@|%(?:25)*40|\\u0040"
+_QUOTE: Final = r'"|%(?:25)*22|\\u0022'
+# What stands in no local part that is not quoted: white space, quotes, angle brackets, spelled in any of these ways.
+_BREAK: Final = rf"[\s<>]|{_QUOTE}|%(?:25)*(?:0[9AD]|20|3C|3E)|\\u00(?:0[9AD]|20|3C|3E)"
+# A local part, quoted or not, in full, however long, so that no half of one is left; or what stands between two. No
+# piece is given back, so that a text is read in one go, whoever made it. Only `%` and `\` may begin an escape.
+_PIECE: Final = re.compile(
+    rf"(?P<local>(?:{_QUOTE})(?:(?!{_QUOTE})[^\r\n])*+(?:{_QUOTE})(?={_AT})"
+    rf"|(?:[^\s\"<>@%\\]|(?!{_AT}|{_BREAK})[%\\])++)(?P<at>{_AT})?|{_AT}|{_BREAK}",
+    re.IGNORECASE,
+)
 
 
 def mask(text: str) -> str:
-    """Return the text with only the first letter left of each address's local part: `a***@example.org`."""
-    return LOCAL_PART.sub(lambda found: f"{found[0][0]}***", text)
+    """Return the text with only the first letter left of each address's local part: `a***@example.org`.
+
+    Also of one in the body of a form or in JSON, with its escapes.
+    """
+    return _PIECE.sub(_masked, text)
+
+
+def _masked(found: re.Match[str]) -> str:
+    local, at = found["local"], found["at"]
+    if not at:
+        return found[0]
+    # In a form a name stands before the local part, whose own & and = are spelled %26 and %3D.
+    begin = max(local.rfind("&"), local.rfind("=")) + 1 if at.startswith("%") else 0
+    first = local[begin : begin + 1].strip("%\\")  # not the first half of an escape
+    return f"{local[:begin]}{first}***{at}"
 
 
 def canonical(address: str) -> str:

@@ -52,8 +52,7 @@ class WebhookReceiptAdmin(ReadOnly, Masked, admin.ModelAdmin[WebhookReceipt]):
     @admin.display(description="body")
     def text(self, receipt: WebhookReceipt) -> str:
         """Show the body as text, its addresses masked for those who may not see them."""
-        body = bytes(receipt.body).decode("utf-8", "replace")
-        return body if receipt.whole else mask(body)  # type: ignore[attr-defined]  # annotated by `Masked`
+        return receipt.text(whole=receipt.whole)  # type: ignore[attr-defined]  # annotated by `Masked`
 
 
 @admin.register(DeadLetter)

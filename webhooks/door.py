@@ -8,14 +8,13 @@ provider send it again, where the fault is ours.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Final
 
 import structlog
 from django.conf import settings
 from django.db import Error as DatabaseError
 
-from webhooks import inbox, refusals
+from webhooks import inbox, networks, refusals
 from webhooks.exceptions import Rejected, TooManyEvents, Unavailable, WebhookError
 from webhooks.inbox import Genuine
 from webhooks.providers import WEBHOOKS, Incoming
@@ -95,11 +94,14 @@ class Barred(WebhookError):
 def _verified(esp: str, arrival: Arrival) -> Genuine:
     """Return a request with the proof that it is the provider's. Raises `WebhookError`."""
     incoming = arrival.incoming
-    if not _is_from_there(esp, arrival.address):
+    webhook = WEBHOOKS[esp]
+    if not networks.holds(settings.WEBHOOK_NETWORKS.get(esp), arrival.address):
         raise Barred(401, "from_elsewhere")
     if incoming.headers.get("content-encoding", "identity").casefold() != "identity":
         raise Barred(415, "encoded_body")
-    proof = WEBHOOKS[esp].verify(incoming, settings.WEBHOOK_SECRETS[esp])
+    if webhook.largest is not None and len(incoming.body) > webhook.largest:
+        raise Barred(413, "too_large")
+    proof = webhook.verify(incoming, settings.WEBHOOK_SECRETS[esp])
     return Genuine(incoming, proof, arrival.request_id)
 
 
@@ -116,14 +118,3 @@ def _because(esp: str, error: WebhookError) -> Answer:
             return later(esp)
         case _:
             raise error
-
-
-def _is_from_there(esp: str, address: str) -> bool:
-    """Tell whether a provider's webhooks are taken from an address: from any, where no networks are named."""
-    networks = settings.WEBHOOK_NETWORKS.get(esp)
-    if not networks:
-        return True
-    try:
-        return any(ip_address(address) in network for network in networks)
-    except ValueError:
-        return False  # of a Unix socket there is none

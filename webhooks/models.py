@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from uuid_utils.compat import uuid7
 
 from mailer.models import DeliveryEvent
+from users.addresses import mask
 
 # For how long the sweep seeks an event's delivery, as `mailer.ledger.match_parked` has it.
 PARKED_FOR: Final = timedelta(hours=24)
@@ -52,6 +53,11 @@ class WebhookReceipt(models.Model):
 
     def __str__(self) -> str:
         return f"receipt {self.pk}"
+
+    def text(self, *, whole: bool) -> str:
+        """Return the body as text, its addresses masked for those who may not see them whole."""
+        body = bytes(self.body).decode("utf-8", "replace")
+        return body if whole else mask(body)
 
 
 class Nonce(models.Model):

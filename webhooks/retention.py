@@ -25,15 +25,12 @@ from django.db.models.functions import Now
 from mailer import retention
 from mailer.models import DeliveryEvent, DeliveryStatus
 from mailer.providers import PROVIDERS
-from mailer.retention import Rule
+from mailer.retention import REPORTED, Rule
 from users.addresses import loosely_canonical
 from webhooks.models import Nonce, WebhookReceipt
 from webhooks.providers import WEBHOOKS
 
 log = structlog.get_logger(__name__)
-
-# What others said; our own words about a mail go with it.
-REPORTED: Final = (DeliveryEvent.Source.WEBHOOK, DeliveryEvent.Source.POLL)
 
 
 # --- By age ---------------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ EVENTS: dict[str, tuple[Build, ...]] = {
     "deferred": (_delivery("MessageDelayed", "SoftFail", TIMED_OUT, REFUSED),),
     "soft_bounced": (_delivery("MessageDeliveryFailed", "HardFail", MAILBOX_FULL, "Given up after 18 attempts."),),
     "bounced": (_delivery("MessageDeliveryFailed", "HardFail", NO_SUCH_USER, REFUSED),),
+    "suppressed": (_delivery("MessageHeld", "Held", "", "Recipient is on the suppression list"),),
     "failed": (_delivery("MessageDeliveryFailed", "HardFail", "", "Message is likely spam."),),
     "opened": (_tells("MessageLoaded", ip_address=IP, user_agent=AGENT),),
     "clicked": (_click,),

@@ -84,10 +84,10 @@ BOUNCES: dict[str, Event] = {
         "Inactive": False,
         "CanActivate": False,
     },
-    "SMTPApiError": {
-        "TypeCode": 100007,
-        "Name": "SMTP API error",
-        "Description": "An error occurred while accepting an email through the SMTP API.",
+    "TemplateRenderingFailed": {
+        "TypeCode": 100010,
+        "Name": "Template rendering failed",
+        "Description": "An error occurred while attempting to render your template.",
         "Details": "",
         "Inactive": False,
         "CanActivate": False,
@@ -170,7 +170,7 @@ EVENTS: dict[str, tuple[Build, ...]] = {
     "deferred": (_bounce("Transient"),),
     "complained": (_bounce("SpamComplaint", "SpamComplaint"), _suppression("SpamComplaint")),
     "rejected": (_bounce("Blocked"),),
-    "failed": (_bounce("SMTPApiError"),),
+    "failed": (_bounce("TemplateRenderingFailed"),),
     "opened": (_open,),
     "clicked": (_click,),
     "unsubscribed": (_suppression("ManualSuppression"),),

@@ -61,14 +61,14 @@ def _click(happened: Happening) -> Event:
 
 
 BROWSER = {"ip_address": IP, "user_agent": AGENT}
-SUPPRESSED = "550 5.7.1 recipient address was suppressed due to customer policy"
+SUPPRESSED = "554 5.7.1 recipient address was suppressed due to customer policy"
 EVENTS: dict[str, tuple[Build, ...]] = {
     "sent": (_tells(MESSAGE, "injection"),),
     "delivered": (_tells(MESSAGE, "delivery", num_retries="0", queue_time="500"),),
     "deferred": (_refused("delay", "24", TIMED_OUT),),
     "soft_bounced": (_refused("bounce", "22", MAILBOX_FULL),),
     "bounced": (_refused("bounce", "10", NO_SUCH_USER),),
-    "suppressed": (_refused("policy_rejection", "25", SUPPRESSED),),
+    "suppressed": (_refused("bounce", "25", SUPPRESSED),),
     "complained": (
         _tells(MESSAGE, "spam_complaint", fbtype="abuse", report_by="example.com", report_to="example.com"),
     ),

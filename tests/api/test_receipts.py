@@ -74,6 +74,17 @@ class TestList:
 
 
 class TestDetail:
+    @pytest.mark.parametrize(
+        "body", [b"email=grace%40example.com&x=1", rb'{"to": "grace\u0040example.com"}', b"x=%22grace%2540example.com"]
+    )
+    def test_masks_addresses_that_are_escaped(self, repairer, body):
+        receipt = WebhookReceipt.objects.create(provider="mandrill", body=body, state="processed")
+
+        shown = repairer.get(f"{ALL}/{receipt.pk}").json()["body"]
+
+        assert "g***" in shown
+        assert "race" not in shown
+
     def test_shows_what_was_posted_its_addresses_masked(self, repairer):
         receipt = post(deliver("grace@example.com"))
 

@@ -200,7 +200,9 @@ def test_cleanup_mail_forgets_and_says_what(old):
 
 
 def test_cleanup_mail_by_state_and_other_days(old):
-    run("cleanup_mail", "--state", "sent", "--body-days", "0.5", "--history-days", "2")
+    change(old[0], finished_at=Now() - 41 * DAY)
+
+    run("cleanup_mail", "--state", "sent", "--body-days", "0.5", "--history-days", "40")
 
     assert set(Message.objects.all()) == {old[1], old[2]}
     assert read(old[2]).content is None
@@ -211,6 +213,8 @@ def test_cleanup_mail_by_state_and_other_days(old):
     ("options", "said"),
     [
         (["--body-days", "500"], "400 days are fewer than 500"),
+        # A month of receipts, and a week of what is repeated.
+        (["--history-days", "36.9"], "36.9 days are fewer than 37"),
         (["--body-days", "-1"], "--body-days"),
         (["--history-days", "soon"], "invalid days value: 'soon'"),
         (["--state", "pending"], "invalid choice: 'pending'"),

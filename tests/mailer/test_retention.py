@@ -169,9 +169,32 @@ def test_cleanup_leaves_what_somebody_holds_for_the_next_time():
     assert not Message.objects.filter(pk=free.pk).exists()
 
 
+@pytest.mark.parametrize("state", ["sent", "unknown"])
+@pytest.mark.parametrize("source", retention.REPORTED)
+def test_a_message_stays_while_what_was_reported_of_it_may_come_again(db, settings, state, source):
+    settings.WEBHOOK_KEY_DAYS = 37
+    quiet, told_late = aged(state, 4000), aged(state, 4000)
+    for message, days in ((quiet, 38), (told_late, 36)):
+        report = fact("opened", message, source=source, delivery_id=delivery_of(message).pk)
+        ledger.record([report])
+        DeliveryEvent.objects.filter(dedupe_key=report.dedupe_key).update(recorded_at=Now() - days * DAY)
+
+    cleanup()
+
+    assert set(Message.objects.all()) == {told_late}
+    assert delivery_of(told_late).open_count == 1
+
+
+def test_our_own_words_keep_no_message(db):
+    message = aged("sent", 401)
+    ledger.record([fact("opened", message, source=ledger.Source.SENDER, delivery_id=delivery_of(message).pk)])
+
+    assert cleanup()["messages"] == 1
+
+
 @pytest.mark.django_db(transaction=True)
-def test_reports_that_come_as_a_message_goes_are_parked():
-    """Events are either deleted with their delivery or parked: none is lost halfway, and nothing deadlocks."""
+def test_reports_that_come_as_a_message_goes_keep_it_or_are_parked():
+    """No key of a report is lost, and nothing deadlocks."""
     messages = [aged("sent", 401, content=None, context={}) for _ in range(40)]
     names = [
         {"message_id": message.pk, "recipient_canonical": "ada@example.com", "esp_message_id": str(message.pk)}
@@ -180,14 +203,18 @@ def test_reports_that_come_as_a_message_goes_are_parked():
 
     def work(number: int) -> int:
         if not number:
-            return cleanup()["messages"]
+            return cleanup().get("messages", 0)
         reports = [fact("opened", f"{number} {name['message_id']}", provider="resend", **name) for name in names]
         return sum(len(ledger.record(reports[start : start + 5])) for start in range(0, 40, 5))
 
-    assert in_threads(3, work) == [40, 40, 40]
+    _, *recorded = in_threads(3, work)
 
-    assert not Message.objects.exists()
-    assert not DeliveryEvent.objects.exclude(delivery=None).exists()
+    assert recorded == [40, 40]
+    reports = DeliveryEvent.objects.filter(event_type="opened")
+    assert reports.count() == 80
+    kept = set(Message.objects.values_list("pk", flat=True))
+    assert {event.delivery.message_id for event in reports.exclude(delivery=None)} == kept
+    assert cleanup() == {}
 
 
 # --- By address ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from django.db import IntegrityError
 
 from mailer import outbox
 from project.embedded import Valkey
-from project.logging import redact
+from project.logging import LONGEST, WORD, redact
 from tests.conftest import ROOT, running, wait_until
 
 ADDRESS = "ada.lovelace+test@mail.example.org"
@@ -47,6 +48,8 @@ class TestRedact:
             f"mailto:{ADDRESS}?subject=x",
             f'{{"to": ["Ada <{ADDRESS}>"]}}',
             f"to={ADDRESS},",
+            f"https://api.example.org/v1/contacts/{ADDRESS.replace('@', '%40')}?x=1",
+            f"to={ADDRESS.replace('@', '%2540')}&x=1",
             f"/api/v1/users/{ADDRESS}/",
             "räksmörgås@exämple.org",
             f"a{ADDRESS}, b{ADDRESS}; c{ADDRESS}",
@@ -82,6 +85,40 @@ class TestRedact:
         assert TOKEN not in event["event"]
         assert "Zm9vYmFy" not in event["event"]
 
+    @pytest.mark.parametrize("local", [1, 63, 64, 65, 66, 1000])
+    @pytest.mark.parametrize("domain", [1, 254, 255, 256, 1000])
+    def test_no_part_of_a_long_address_is_left(self, local, domain):
+        text = f"to {'a' * local}@{'b' * domain} from"
+
+        assert redact(None, "info", {"event": text})["event"] == "to <address> from"
+
+    @pytest.mark.parametrize("text", ["a@b@c", "@a@b", "@@b", "a@b@", "a@b@@"])
+    def test_address_with_more_signs_is_replaced_in_full(self, text):
+        assert redact(None, "info", {"event": text})["event"] == "<address>"
+
+    def test_looking_for_addresses_reads_each_character_once(self):
+        # A repeat that something may have to follow is tried from each character, to the end: `"@," + "a" * n`.
+        [(operation, (_, _, repeated))] = re._parser.parse(WORD.pattern)
+
+        assert operation is re._constants.MAX_REPEAT
+        assert [what for what, _ in repeated] == [re._constants.IN]
+
+    @pytest.mark.parametrize("text", ["@," + "a" * 64_000, "@" * 64_000, "a@" * 32_000, "a@b," * 16_000, "a" * 64_000])
+    def test_long_value_is_cut_after_it_was_looked_at(self, text):
+        shown = redact(None, "info", {"event": "x", "header": text})["header"]
+
+        assert len(shown) <= LONGEST + len("<1000000 more>")
+        assert "b" not in shown
+
+    def test_begin_and_end_of_what_is_cut_are_kept(self):
+        text = f"Traceback{' line' * LONGEST} ValueError"
+
+        shown = redact(None, "info", {"event": "x", "exception": text})["exception"]
+
+        assert shown.startswith("Traceback line")
+        assert f"<{len(text) - LONGEST} more>" in shown
+        assert shown.endswith("line ValueError")
+
     def test_keys_and_all_depths_are_looked_at(self):
         deep = {"event": "x", ADDRESS: {"list": [(ADDRESS, {ADDRESS: 1})]}}
 
@@ -97,7 +134,23 @@ class TestRedact:
         assert event["error"] == "(<address>) already exists"
 
     @pytest.mark.parametrize(
-        "value", [None, True, 0, 1.5, "message_sent", "3 @ 4", "@", "a@ b", "", "token", "no token given"]
+        "value",
+        [
+            None,
+            True,
+            0,
+            1.5,
+            "message_sent",
+            "3 @ 4",
+            "@",
+            "a@ b",
+            "@b",
+            "40 %40",
+            "50%",
+            "",
+            "token",
+            "no token given",
+        ],
     )
     def test_what_is_neither_is_left_alone(self, value):
         assert redact(None, "info", {"event": "x", "value": value})["value"] == value

@@ -146,6 +146,7 @@ WRONG = [
     # Twice the three and a half days for which MailerSend repeats.
     ({"WEBHOOK_EVENT_DAYS": "6.9"}, "WEBHOOK_EVENT_DAYS must be at least 7"),
     ({"WEBHOOK_EVENT_DAYS": "36.9"}, "WEBHOOK_EVENT_DAYS must be at least 7 more than WEBHOOK_RECEIPT_DAYS"),
+    ({"MAIL_HISTORY_DAYS": "36.9"}, "MAIL_HISTORY_DAYS must be at least 7 more than WEBHOOK_RECEIPT_DAYS"),
     # Twice the nine hours for which Mailgun's signatures are fresh.
     ({"WEBHOOK_NONCE_DAYS": "0.74"}, "WEBHOOK_NONCE_DAYS must be at least 0.75"),
     ({"SWEEP_SECONDS": "0"}, "SWEEP_SECONDS must be at least"),

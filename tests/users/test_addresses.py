@@ -5,7 +5,7 @@ from django.core.exceptions import ValidationError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from users.addresses import MAX_LENGTH, canonical, loosely_canonical
+from users.addresses import MAX_LENGTH, canonical, loosely_canonical, mask
 
 
 @pytest.mark.parametrize(
@@ -155,3 +155,46 @@ def test_loosely_canonical_takes_anything(address):
 )
 def test_loosely_canonical(address, expected):
     assert loosely_canonical(address) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("ada@example.com", "a***@example.com"),
+        ("Ada <ada+x@example.com>, b@example.com", "Ada <a***@example.com>, b***@example.com"),
+        ('"ada lovelace"@example.com', '"***@example.com'),
+        ('"ada@home"@example.com', '"***@example.com'),
+        ('{"Email": "ada@example.com"}', '{"Email": "a***@example.com"}'),
+        (r"{\"Email\": \"ada@example.com\"}", r"{\"Email\": \"a***@example.com\"}"),
+        (r'{"Email": "ada\u0040example.com"}', r'{"Email": "a***\u0040example.com"}'),
+        (r"{\"Email\": \"ada\\u0040example.com\"}", r"{\"Email\": \"a***\u0040example.com\"}"),
+        (r"Ada \u003cada\u0040example.com\u003e", r"Ada \u003ca***\u0040example.com\u003e"),
+        (r"Ada \u003Cada\u0040example.com\u003E", r"Ada \u003Ca***\u0040example.com\u003E"),
+        (r"\u0022ada lovelace\u0022\u0040example.com", r"***\u0040example.com"),
+        (r"\u0061da\u0040example.com", r"***\u0040example.com"),
+        ("event=x&email=ada%40example.com&y=1", "event=x&email=a***%40example.com&y=1"),
+        ("email=ada%2Bnews%26x%3Dy%40example.com", "email=a***%40example.com"),
+        ("email=%C3%A9ric%40example.com", "email=***%40example.com"),
+        ("x=%5B%7B%22email%22%3A%22ada%40example.com%22", "x=%5B%7B%22email%22%3A%22a***%40example.com%22"),
+        ("to=Ada+%3cada%40example.com%3e", "to=Ada+%3ca***%40example.com%3e"),
+        ("x=%22ada+lovelace%22%40example.com", "x=***%40example.com"),
+        ("url=email%253Dada%2540example.com", "url=e***%2540example.com"),
+        ("", ""),
+        ("no address at 3 %, 100%, \\n or @home", "no address at 3 %, 100%, \\n or @home"),
+    ],
+)
+def test_mask(text, masked):
+    assert mask(text) == masked
+
+
+@pytest.mark.parametrize("sign", ["@", "%40", "%2540", r"\u0040", r"\\u0040"])
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 66, 500])
+def test_mask_leaves_no_half_of_a_local_part(sign, length):
+    local = "xyz"[:length].ljust(length, "z")
+
+    assert "z" not in mask(f"to={local}{sign}example.com")
+
+
+@given(st.text("ab.+-_'=&/:;<> \n", max_size=60))
+def test_mask_changes_nothing_but_what_stands_before_an_at(text):
+    assert mask(f"{text} secret@example.com") == f"{text} s***@example.com"

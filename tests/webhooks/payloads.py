@@ -150,10 +150,10 @@ _RESEND_MORE = {
         "bounce": {
             "diagnosticCode": ["smtp; 550 5.5.0 Requested action not taken: mailbox unavailable"],
             "message": (
-                "The recipient's email address is on the suppression list because it has a recent history of producing"
-                " hard bounces."
+                "The recipient's email provider sent a hard bounce message, but didn't specify the reason for the hard"
+                " bounce."
             ),
-            "subType": "Suppressed",
+            "subType": "General",
             "type": "Permanent",
         }
     },

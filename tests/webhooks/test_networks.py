@@ -1,13 +1,15 @@
 """Where webhooks may come from, and who it is that a request comes from."""
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
-from django.test import Client
+from django.test import Client, RequestFactory
 
 from tests.webhooks import payloads
 from tests.webhooks.conftest import POSTMARK_SECRETS, POSTMARK_URL, basic, encoded
+from webhooks import networks
 from webhooks.models import WebhookReceipt
+from webhooks.views import WebhookView
 
 pytestmark = pytest.mark.django_db
 
@@ -36,15 +38,56 @@ def post(settings):
     return post
 
 
-@pytest.mark.parametrize("address", ["192.0.2.1", "192.0.2.255", "2001:db8::1"])
+@pytest.mark.parametrize("address", ["192.0.2.1", "192.0.2.255", "2001:db8::1", "::ffff:192.0.2.1", "::FFFF:c000:0201"])
 def test_webhook_from_the_providers_networks_is_taken(post, address):
     assert post(address) == 200
 
 
-@pytest.mark.parametrize("address", ["192.0.3.1", "2001:db9::1", "::ffff:192.0.2.1", "", "/run/socket"])
+@pytest.mark.parametrize("address", ["192.0.3.1", "2001:db9::1", "::ffff:192.0.3.1", "::192.0.2.1", "", "/run/socket"])
 def test_webhook_from_elsewhere_is_refused_and_comes_again(post, address):
     assert post(address) == 401
     assert not WebhookReceipt.objects.exists()
+
+
+@pytest.mark.parametrize(("named", "code"), [([], 200), ([ip_network("0.0.0.0/0"), ip_network("::/0")], 401)])
+def test_request_of_a_unix_socket_has_no_address(settings, named, code):
+    settings.WEBHOOK_NETWORKS = {"postmark": named}
+    request = RequestFactory().post(
+        POSTMARK_URL, BODY, content_type="application/json", headers=basic(POSTMARK_SECRETS[0])
+    )
+    del request.META["REMOTE_ADDR"]
+
+    assert WebhookView.as_view()(request, esp="postmark").status_code == code
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("192.0.2.0/24", "192.0.2.0/24"),
+        ("192.0.2.1", "192.0.2.1/32"),
+        ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+        ("::ffff:192.0.2.1", "192.0.2.1/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("2001:db8::/32", "2001:db8::/32"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_network_that_is_mapped_is_the_ipv4_one(text, network):
+    assert networks.read_network(text) == ip_network(network)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (" 192.0.2.1 ", ip_address("192.0.2.1")),
+        ("::ffff:192.0.2.1", ip_address("192.0.2.1")),
+        ("2001:DB8:0:0::1", ip_address("2001:db8::1")),
+        ("192.0.2.1:80", None),
+        ("", None),
+    ],
+)
+def test_address_that_is_mapped_is_the_ipv4_one(text, address):
+    assert networks.read_address(text) == address
 
 
 def test_networks_of_one_provider_are_no_other_s(post, settings):
@@ -61,6 +104,7 @@ class TestProxies:
             (1, "203.0.113.9, 192.0.2.1"),
             (1, " 192.0.2.1 "),
             (1, "2001:DB8:0:0::1"),
+            (1, "::ffff:192.0.2.1"),
             (2, "192.0.2.1, 10.0.0.1"),
             (2, "203.0.113.9,192.0.2.1,10.0.0.1"),
         ],

@@ -29,7 +29,7 @@ BOUNCES = [
     ("ManuallyDeactivated", 100002, "rejected", "rejected"),
     ("Unconfirmed", 100003, "rejected", "rejected"),
     ("Blocked", 100006, "rejected", "rejected"),
-    ("SMTPApiError", 100007, "failed", "failed"),
+    ("SMTPApiError", 100007, "suppressed", "suppressed"),
     ("InboundError", 100008, "inbound_failed", ""),
     ("DMARCPolicy", 100009, "rejected", "rejected"),
     ("TemplateRenderingFailed", 100010, "failed", "failed"),

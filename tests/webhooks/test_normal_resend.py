@@ -49,7 +49,6 @@ def test_event_of_each_type(post_resend, message, kind, event_type, status):
     [
         ("Permanent", "General", "bounced"),
         ("Permanent", "NoEmail", "bounced"),
-        ("Permanent", "Suppressed", "bounced"),
         ("Transient", "General", "soft_bounced"),
         ("Transient", "MailboxFull", "soft_bounced"),
         ("Transient", "MessageTooLarge", "soft_bounced"),
@@ -69,10 +68,20 @@ def test_bounce_is_hard_or_soft_by_its_type(post_resend, message, kind, sub_type
     assert delivery_of(message).status == status
 
 
+@pytest.mark.parametrize("sub_type", ["Suppressed", "OnAccountSuppressionList"])
+def test_bounce_of_what_was_never_sent_is_none(post_resend, message, sub_type):
+    payload = payloads.resend("email.bounced", message)
+    payload["data"]["bounce"] |= {"type": "Permanent", "subType": sub_type}
+
+    post_resend(payload)
+
+    assert (recorded().event_type, delivery_of(message).status) == ("suppressed", "suppressed")
+
+
 def test_bounce_keeps_what_was_said(post_resend, message):
     post_resend(payloads.resend("email.bounced", message))
 
-    assert recorded().detail.startswith("The recipient's email address is on the suppression list")
+    assert recorded().detail.startswith("The recipient's email provider sent a hard bounce message")
 
 
 def test_opens_and_clicks_are_counted(post_resend, message):

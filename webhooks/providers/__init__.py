@@ -20,7 +20,8 @@ from webhooks.providers import (
 )
 from webhooks.providers.base import Incoming, Meaning, Proof, Webhook
 
-# Every one of the outbound providers but Scaleway and SMTP, which have no webhooks.
+# Every one of the outbound providers but SMTP and Scaleway. What Scaleway calls webhooks goes through a message service
+# (https://www.scaleway.com/en/docs/transactional-email/how-to/create-webhooks/), and Anymail has no view for it.
 WEBHOOKS: Final[dict[str, Webhook]] = {
     module.WEBHOOK.name: module.WEBHOOK
     for module in (

@@ -25,6 +25,10 @@ from webhooks.providers.base import Incoming, Meaning, Proof, Webhook
 from webhooks.providers.replies import category_of, smtp_status_in
 from webhooks.providers.times import of_iso
 
+# Bytes. https://docs.aws.amazon.com/sns/latest/dg/large-message-payloads.html: a topic takes 256 KiB, and more only if
+# it has no subscriber over HTTP. As a text within JSON a message grows threefold at most; the other fields are small.
+LARGEST: Final = 1024 * 1024
+
 TOPIC: Final = re.compile(r"arn:aws[a-z-]*:sns:[a-z]{2}(?:-[a-z]+)+-[0-9]{1,2}:[0-9]{12}:[A-Za-z0-9_-]{1,256}")
 
 # SES tries a topic with these; they are about no mail.
@@ -74,7 +78,7 @@ SUPPRESSIONS: Final[dict[str, str]] = {
     "OnAccountSuppressionList": "other",
     "OnTenantSuppressionList": "other",
     "EmailValidationSuppressed": "no_mailbox",
-    "UnsubscribedRecipient": "other",
+    "UnsubscribedRecipient": "policy",
 }
 # `action` of one recipient in a report of delivery (RFC 3464) that is no failure.
 ACTIONS: Final[dict[str, str]] = {
@@ -126,7 +130,7 @@ def _by_recipient(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
     kind, mail = _kind(event), event.get("mail") or {}
     if kind in RECIPIENTS:
         name, about = OBJECTS[kind], event[OBJECTS[kind]]
-        for entry in about[RECIPIENTS[kind]]:
+        for entry in _listed(about[RECIPIENTS[kind]]):
             address = entry.get("emailAddress") if isinstance(entry, dict) else entry
             yield {
                 **event,
@@ -137,9 +141,16 @@ def _by_recipient(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 },
             }
         return
-    addresses = mail.get("destination") or [None]
+    addresses = _listed(mail.get("destination") or [None])
     for address in [None] if kind in ANONYMOUS and len(addresses) > 1 else addresses:
         yield {**event, "mail": {**mail, "destination": [address]}}
+
+
+def _listed(recipients: Any) -> list[Any]:
+    """Return recipients. Raises `Unreadable` for what is no list: each letter of a text would be one."""
+    if not isinstance(recipients, list):
+        raise Unreadable("recipients are no list")
+    return recipients
 
 
 def _read(view: Any, part: Any, _incoming: Incoming) -> list[AnymailTrackingEvent]:
@@ -230,4 +241,5 @@ WEBHOOK = Webhook(
     read=_read,
     repeats=timedelta(hours=2),
     fetches=True,
+    largest=LARGEST,
 )

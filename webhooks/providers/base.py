@@ -15,6 +15,9 @@ from webhooks.exceptions import Unreadable
 # Why a mail did not arrive. The first two are the recipient's address, and stay; the others pass, or are ours to mend.
 CATEGORIES: Final = ("no_mailbox", "mailbox_full", "policy", "spam", "dns", "unreachable", "other")
 
+# Bytes of a request by which a provider checks an address before there is a secret: anybody can make one.
+LARGEST_CHECK: Final = 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
@@ -101,7 +104,9 @@ class Webhook:
     a body apart, so that an event that cannot be read harms no other; `read` has Anymail's view read each, and `judge`
     says what it means. `headers` are those that events are read from; they are kept with the receipt. For `repeats` a
     provider sends again what was not taken, if it is answered with the status `again`. `answers` are methods that it
-    asks the address by, before it sends. `fetches` tells that `verify` may ask somebody on the network, and wait.
+    asks the address by, before it sends. `largest` is how many bytes a body of its own can have, where it has to be
+    decoded before its signature can be checked: nobody else is to have us decode 10 MB. `fetches` tells that `verify`
+    may ask somebody on the network, and wait.
     """
 
     name: str
@@ -117,4 +122,5 @@ class Webhook:
     repeats: timedelta = timedelta(days=1)
     again: int = 503
     answers: tuple[str, ...] = ()
+    largest: int | None = None
     fetches: bool = False

@@ -5,6 +5,8 @@ https://developers.brevo.com/docs/transactional-webhooks: the events. No id tell
 milliseconds UTC, but in the page's own examples in seconds. `X-Mailin-custom` is where Anymail puts the metadata, in
 JSON; in the page's examples it is not.
 https://developers.brevo.com/docs/batch-webhooks: up to 500 events in a list where it is switched on.
+https://developers.brevo.com/reference/get-transac-blocked-contacts: whom it does not mail now, since they bounced,
+complained or unsubscribed. What is `blocked` for that says so in its reason, and no more.
 https://developers.brevo.com/docs/retry-mechanism: it repeats four times, the last one eleven hours later - after no
 answer and after 429. Any other 4xx, and any 5xx, ends it.
 """
@@ -31,6 +33,9 @@ FAILURES: Final[dict[str, tuple[str, Status, str]]] = {
     "deferred": ("deferred", Status.DEFERRED, ""),
     "error": ("failed", Status.FAILED, ""),
 }
+
+# In the reason of what is blocked, where it is for the recipient.
+SUPPRESSED: Final = "blacklist user"
 
 _CUSTOM: Final = "X-Mailin-custom"
 # No time in seconds is as great, and none in milliseconds since 1973 as small.
@@ -65,6 +70,8 @@ def _time(part: Any) -> datetime | None:
 def _judge(event: AnymailTrackingEvent) -> Meaning:
     if failure := FAILURES.get(event.esp_event.get("event")):
         event_type, status, category = failure
+        if event_type == "rejected" and SUPPRESSED in str(event.mta_response).casefold():
+            return undelivered("suppressed", Status.SUPPRESSED, event.mta_response, "other")
         return undelivered(event_type, status, event.mta_response, category)
     return Meaning(event.event_type, EVENT_STATUS.get(event.event_type))
 

@@ -26,6 +26,9 @@ from webhooks.providers.proofs import fresh, one_of
 from webhooks.providers.replies import category_of, smtp_status_in
 from webhooks.providers.times import with_readable_time
 
+# Bytes. The page on payloads names no limit; it has one event in 1 to 3 kB, four of the mail's headers among it, and
+# what we add as metadata is one id. The rest is room.
+LARGEST: Final = 1024 * 1024
 TOLERANCE: Final = 9 * 60 * 60  # seconds; it repeats for 8 hours and 5 minutes
 
 SIGNATURES: Final = ("signature", "parent-signature")
@@ -133,4 +136,5 @@ WEBHOOK = Webhook(
     judge=_judge,
     read=_read,
     repeats=timedelta(hours=9),
+    largest=LARGEST,
 )

@@ -4,6 +4,8 @@ https://docs.mailtrap.io/email-api-smtp/advanced/webhooks: up to 500 events at o
 five minutes apart. There is no time in the signature.
 https://docs.mailtrap.io/email-api-smtp/analytics/statuses-and-events: a soft bounce is tried again, ten times.
 https://docs.mailtrap.io/email-api-smtp/deliverability/bounce-categorization: the categories.
+https://help.mailtrap.io/article/95-suppressions-list: what goes to an address on that list is rejected before it is
+sent; which of the two reasons a reject has, it says in words only.
 """
 
 import hashlib
@@ -46,6 +48,8 @@ CATEGORIES: Final[dict[str, str]] = {
 }
 # Of those, and of the others, what says nothing against the address even where it is given up.
 PASSING: Final = frozenset({"greylisting", "overquota", "serverfail", "timeout", "transientfail"})
+# In the reason of a reject, where it is for the recipient.
+SUPPRESSED: Final = "suppress"
 
 
 def verify(incoming: Incoming, secrets: Sequence[str]) -> Proof:
@@ -98,12 +102,12 @@ def _judge(event: AnymailTrackingEvent) -> Meaning:
     raw = event.esp_event
     if failure := FAILURES.get(raw["event"]):
         event_type, status, category = failure
-        kind = raw.get("bounce_category")
+        kind, said = raw.get("bounce_category"), raw.get("response") or raw.get("reason")
+        if event_type == "rejected" and SUPPRESSED in str(said).casefold():
+            return undelivered("suppressed", Status.SUPPRESSED, said, "other")
         if status is Status.BOUNCED and kind in PASSING:
             status = Status.SOFT_BOUNCED
-        return undelivered(
-            event_type, status, raw.get("response") or raw.get("reason"), category or CATEGORIES.get(kind, "")
-        )
+        return undelivered(event_type, status, said, category or CATEGORIES.get(kind, ""))
     return Meaning(event.event_type, EVENT_STATUS.get(event.event_type))
 
 

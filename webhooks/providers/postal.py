@@ -4,6 +4,8 @@ https://docs.postalserver.io/developer/webhooks: the events. https://github.com/
 and app/lib/signer.rb: `X-Postal-Signature-256` with SHA-256, and `X-Postal-Signature` with SHA-1, which is all that old
 releases have; both in base64. app/services/webhook_delivery_service.rb: five repeats in 36 minutes, all with the same
 `uuid` and `timestamp`. lib/postal/message_db/delivery.rb: `output` is the server's reply, `details` Postal's own words.
+app/lib/message_dequeuer/outgoing_message_processor.rb: a mail to somebody on its suppression list is held, and says so
+in words only. It may be released by hand: that it was delivered then is recorded, but the status stays.
 
 The secret is the public key in base64, as it stands in the DNS record that `postal default-dkim-record` shows after
 `p=`. Postal has no metadata: an event finds its delivery by the message's number alone.
@@ -44,6 +46,8 @@ REFUSALS: Final[dict[str, tuple[str, Status]]] = {
     "4": ("bounced", Status.SOFT_BOUNCED),  # tried for days, and given up
     "5": ("bounced", Status.BOUNCED),
 }
+# In Postal's own words about a mail that is held for its recipient.
+SUPPRESSED: Final = "suppression list"
 _REPLY: Final = re.compile(r"\s*([45])\d\d[ -]")
 
 
@@ -114,6 +118,8 @@ def _meaning(event_type: str, name: str, payload: Mapping[str, Any]) -> Meaning:
     if name == "MessageDeliveryFailed":
         code = _REPLY.match(str(payload.get("output"))[:8])
         return undelivered(*REFUSALS.get(code[1] if code else "", (event_type, Status.FAILED)), reply)
+    if name == "MessageHeld" and SUPPRESSED in str(payload.get("details")).casefold():
+        return undelivered("suppressed", Status.SUPPRESSED, reply, "other")
     if event_type == "deferred":
         return undelivered(event_type, Status.DEFERRED, reply, "policy" if name == "MessageHeld" else "")
     return Meaning(event_type, EVENT_STATUS[event_type])

@@ -3,6 +3,8 @@
 https://postmarkapp.com/developer/webhooks/webhooks-overview, "Protecting your webhook": it signs nothing, and can only
 be given a user and a password in the webhook's URL. It repeats for some six hours.
 https://postmarkapp.com/developer/api/bounce-api#bounce-types.
+https://postmarkapp.com/developer/webhooks/smtp-api-error: the type of what went to a suppressed recipient over SMTP and
+was never sent; over the API the answer says so.
 """
 
 from datetime import timedelta
@@ -28,10 +30,11 @@ BOUNCES: Final[dict[str, tuple[Status | None, str]]] = {
     "ManuallyDeactivated": (None, "policy"),
     "Unconfirmed": (None, "policy"),
     "Blocked": (None, ""),
-    "SMTPApiError": (None, ""),
     "DMARCPolicy": (None, "policy"),
     "TemplateRenderingFailed": (None, ""),
 }
+# The type of what Postmark never tried.
+SUPPRESSED: Final = "SMTPApiError"
 
 
 def _judge(event: AnymailTrackingEvent) -> Meaning:
@@ -39,9 +42,11 @@ def _judge(event: AnymailTrackingEvent) -> Meaning:
     event_type, status = event.event_type, EVENT_STATUS.get(event.event_type)
     if event_type == "unsubscribed" and event.esp_event.get("Origin", "Recipient") != "Recipient":
         return Meaning(event_type, None)  # an operator's doing, which says nothing of the mail
+    reply = event.esp_event.get("Details") or event.esp_event.get("Description")
+    if raw == SUPPRESSED:
+        return undelivered("suppressed", Status.SUPPRESSED, reply, "other")
     if status is not None and (raw in BOUNCES or event_type == "bounced"):
         told, category = BOUNCES.get(raw, (None, ""))
-        reply = event.esp_event.get("Details") or event.esp_event.get("Description")
         return undelivered(event_type, told or status, reply, category)
     return Meaning(event_type, status)
 

@@ -38,6 +38,11 @@ CATEGORIES: Final[dict[str, str]] = {
     "ContentRejected": "policy",
     "AttachmentRejected": "policy",
 }
+# Subtypes of what Resend never tried, and why.
+SUPPRESSIONS: Final[dict[str, str]] = {
+    "Suppressed": "no_mailbox",
+    "OnAccountSuppressionList": "other",
+}
 # Types that Anymail does not know.
 TYPES: Final[dict[str, str]] = {
     "email.failed": "failed",
@@ -87,13 +92,13 @@ def _judge(event: AnymailTrackingEvent) -> Meaning:
 
 
 def _bounce(bounce: Mapping[str, Any]) -> Meaning:
-    said = bounce.get("diagnosticCode") or bounce.get("message")
-    meaning = undelivered(
-        "bounced",
-        BOUNCES.get(bounce.get("type", ""), Status.BOUNCED),
-        " ".join(map(str, said)) if isinstance(said, list) else said,
-        CATEGORIES.get(bounce.get("subType", ""), ""),
-    )
+    said, subtype = bounce.get("diagnosticCode") or bounce.get("message"), bounce.get("subType", "")
+    text = " ".join(map(str, said)) if isinstance(said, list) else said
+    if subtype in SUPPRESSIONS:
+        meaning = undelivered("suppressed", Status.SUPPRESSED, text, SUPPRESSIONS[subtype])
+    else:
+        status = BOUNCES.get(bounce.get("type", ""), Status.BOUNCED)
+        meaning = undelivered("bounced", status, text, CATEGORIES.get(subtype, ""))
     return replace(meaning, detail=None)  # Anymail's has Resend's own explanation in it
 
 

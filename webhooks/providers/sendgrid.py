@@ -46,8 +46,8 @@ CLASSES: Final[dict[str, str]] = {
 DROPS: Final[dict[str, tuple[str, str]]] = {
     "bounced address": ("suppressed", "no_mailbox"),
     "invalid": ("suppressed", "no_mailbox"),
-    "spam reporting address": ("suppressed", "other"),
-    "unsubscribed address": ("suppressed", "other"),
+    "spam reporting address": ("suppressed", "policy"),
+    "unsubscribed address": ("suppressed", "policy"),
     "spam content": ("rejected", "spam"),
     "invalid smtpapi header": ("rejected", "other"),
     "recipient list over package quota": ("rejected", "policy"),

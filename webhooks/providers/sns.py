@@ -10,6 +10,7 @@ Apart from `amazon_ses`, since what this needs is slow to load, and only who get
 import base64
 import binascii
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,25 +87,42 @@ def fetch(url: str) -> bytes:
 
 @dataclass
 class Certificates:
-    """Amazon's certificates by their addresses, kept for a day; one that could not be had is asked for again."""
+    """Amazon's certificates by their addresses, kept for a day; one that could not be had is asked for again.
+
+    One is fetched at a time: who needs another meanwhile is told to come again, and holds up no thread.
+    """
 
     fetch: Callable[[str], bytes] = fetch
     _kept: dict[str, tuple[float, Certificate]] = field(default_factory=dict)
+    _fetching: threading.Lock = field(default_factory=threading.Lock)
 
     def key(self, url: str) -> RSAPublicKey:
         """Return the public key at an address. Raises `Rejected`, where it is no more valid, and `Unavailable`."""
-        since, certificate = self._kept.get(url, (0.0, None))
-        if certificate is None or time.monotonic() - since > LIFETIME:
-            certificate = _certificate(self.fetch(url))
-            if len(self._kept) >= MOST:
-                self._kept.clear()
-            self._kept[url] = time.monotonic(), certificate
+        certificate = self._known(url) or self._fetched(url)
         if not certificate.not_valid_before_utc <= datetime.now(UTC) <= certificate.not_valid_after_utc:
             raise Rejected("the certificate is not valid now")
         key = certificate.public_key()
         if not isinstance(key, RSAPublicKey):
             raise Rejected("the certificate's key is of another kind")
         return key
+
+    def _known(self, url: str) -> Certificate | None:
+        since, certificate = self._kept.get(url, (0.0, None))
+        return certificate if certificate and time.monotonic() - since <= LIFETIME else None
+
+    def _fetched(self, url: str) -> Certificate:
+        if not self._fetching.acquire(blocking=False):
+            raise Unavailable("Amazon's certificate: one is being fetched")
+        try:
+            if certificate := self._known(url):
+                return certificate  # it has come since we looked
+            certificate = _certificate(self.fetch(url))
+            if len(self._kept) >= MOST:
+                self._kept.clear()
+            self._kept[url] = time.monotonic(), certificate
+        finally:
+            self._fetching.release()
+        return certificate
 
 
 CERTIFICATES: Final = Certificates()

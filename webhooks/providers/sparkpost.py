@@ -4,6 +4,8 @@ https://developers.sparkpost.com/api/webhooks/ and https://docs.bird.com/api/ema
 its class; a ping has none. It signs nothing, and can be given a user and a password. What is not answered with 200 is
 repeated for 8 hours. One `event_id` may stand for several recipients.
 https://support.sparkpost.com/docs/deliverability/bounce-classification-codes: only "hard" is a verdict on the address.
+https://support.sparkpost.com/docs/tech-resources/preparing-for-async-suppressions: for an address on its suppression
+list there is a bounce of class 25, or there was a rejection, that says so in words only.
 """
 
 from collections.abc import Mapping
@@ -80,18 +82,23 @@ def _judge(event: AnymailTrackingEvent) -> Meaning:
             event_type = NO_BOUNCES[bounce_class]
             return Meaning(event_type, EVENT_STATUS[event_type])
         status, category = CLASSES.get(bounce_class, (Status.SOFT_BOUNCED, ""))
+        if status is Status.REJECTED and _is_suppressed(said):
+            status = Status.SUPPRESSED
         return Meaning(NAMES[status], status, category or category_of(smtp_status, said), smtp_status, said or None)
     if kind == "delay":
         _, category = CLASSES.get(bounce_class, (None, ""))
         category = category or category_of(smtp_status, said)
         return Meaning("deferred", Status.DEFERRED, category, smtp_status, said or None)
     if kind in REFUSALS:
-        # For an address on its suppression list it says so in words only.
-        event_type = "suppressed" if "suppress" in said.casefold() else "rejected"
+        event_type = "suppressed" if _is_suppressed(said) else "rejected"
         return Meaning(event_type, EVENT_STATUS[event_type], "policy", smtp_status, said or None)
     if kind in FIRST_OPENS:
         return Meaning("unknown", Status.DELIVERED)
     return Meaning(event.event_type, EVENT_STATUS.get(event.event_type), smtp_status=smtp_status, detail=said or None)
+
+
+def _is_suppressed(reason: str) -> bool:
+    return "suppress" in reason.casefold()
 
 
 def _text(raw: Mapping[str, Any], name: str) -> str:

@@ -6,7 +6,8 @@ knowing the key, but not so that it is still JSON. It may send many events at on
 to (`json_post_gzip`); asks the address by GET when it is set; wants 200 within three seconds, and else repeats every
 ten minutes for a day.
 https://docs.unione.io/en/email-statuses: the statuses. A soft bounce is tried again, and ends as a delivery or a hard
-bounce; with `delivery_info` switched on the webhook tells what the server said.
+bounce; with `delivery_info` switched on the webhook tells what the server said. To an address that has failed before it
+does not send, for days or for months.
 """
 
 import hashlib
@@ -22,6 +23,10 @@ from webhooks.exceptions import Rejected, Unreadable
 from webhooks.providers.base import Incoming, Meaning, Proof, Webhook
 from webhooks.providers.proofs import one_of
 from webhooks.providers.replies import undelivered
+
+# Bytes. The page names no limit; its events have some 600, so this is room for 8,000 of them, more than
+# WEBHOOK_MAX_EVENTS takes.
+LARGEST: Final = 5 * 1024 * 1024
 
 STATUSES: Final[dict[str, str]] = {
     "accepted": "queued",
@@ -48,16 +53,16 @@ BOUNCES: Final[dict[str, _Outcome]] = {
     "err_user_inactive": _NO_MAILBOX,
     "err_mailbox_discarded": _NO_MAILBOX,
     "err_mailbox_full": _MAILBOX_FULL,
-    "skip_dup_mailbox_full": _MAILBOX_FULL,
+    "skip_dup_mailbox_full": ("suppressed", Status.SUPPRESSED, "mailbox_full"),
     "err_spam_rejected": _SPAM,
     "err_spam_skipped": _SPAM,
     "err_spam_removed": _SPAM,
     "err_blacklisted": _SPAM,
     "err_too_large": _POLICY,
     "err_unreachable": ("bounced", Status.BOUNCED, "unreachable"),  # after failures in the past, for months
-    "skip_dup_unreachable": ("bounced", Status.BOUNCED, "unreachable"),
-    "skip_dup_temp_unreachable": _UNREACHABLE,  # for days
-    "err_skip_letter": _UNREACHABLE,
+    "skip_dup_unreachable": ("suppressed", Status.SUPPRESSED, "unreachable"),
+    "skip_dup_temp_unreachable": ("suppressed", Status.SUPPRESSED, "unreachable"),
+    "err_skip_letter": ("suppressed", Status.SUPPRESSED, "unreachable"),
     "err_destination_misconfigured": _UNREACHABLE,
     "err_no_smtp": _UNREACHABLE,
     "err_domain_inactive": ("bounced", Status.BOUNCED, "dns"),
@@ -133,4 +138,5 @@ WEBHOOK = Webhook(
     read=_read,
     repeats=timedelta(days=1),
     answers=("GET", "HEAD"),
+    largest=LARGEST,
 )

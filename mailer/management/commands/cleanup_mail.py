@@ -50,6 +50,11 @@ class Command(BaseCommand):
         history = settings.MAIL_HISTORY_DAYS if history_days is None else history_days
         if history < body:
             raise CommandError(f"A mail is deleted with its body: {history:g} days are fewer than {body:g}.")
+        if history < settings.WEBHOOK_KEY_DAYS:
+            raise CommandError(
+                f"By a mail's events a webhook that comes again is known: {history:g} days are fewer than"
+                f" {settings.WEBHOOK_KEY_DAYS:g}."
+            )
         rules = retention.rules(body, history, states)
         if dry_run:
             for rule in rules:

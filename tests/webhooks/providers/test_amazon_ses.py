@@ -376,8 +376,20 @@ def test_inbound_mail_is_unreadable():
 def test_mangled_event_is_read_or_unreadable(ses_event):
     contents = read(notification(ses_event))
 
-    # As many as there are recipients, which may have become a long text.
-    assert len(contents.facts) + len(contents.unreadable) <= 1000
+    # As many as there are recipients.
+    assert len(contents.facts) + len(contents.unreadable) <= 10
+
+
+@pytest.mark.parametrize("recipients", ["x" * 3000, {JOHN: 1}, 7, True])
+def test_recipients_that_are_no_list_are_unreadable(recipients):
+    delivery, opened = EVENTS["Delivery"][0], EVENTS["Open"][0]
+
+    for event in (
+        {**delivery, "delivery": {**delivery["delivery"], "recipients": recipients}},
+        {**opened, "mail": {**opened["mail"], "destination": recipients}},
+    ):
+        contents = read(notification(event))
+        assert (contents.facts, contents.unreadable) == ([], ["Unreadable"])
 
 
 @limits(max_examples=100, deadline=None)

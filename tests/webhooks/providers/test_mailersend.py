@@ -300,6 +300,21 @@ def test_secret_that_all_know_proves_a_check_alone():
         assert not accepts(incoming(payload, secret=EVERYONE), [EVERYONE, SECRETS[0]])
 
 
+@pytest.mark.parametrize(
+    ("payload", "accepted"),
+    [
+        ({**CHECK, "message": "x" * 850}, True),
+        ({**CHECK, "message": "x" * 1024}, False),
+        ({**CHECK, "data": {}}, False),
+        ({**CHECK, "message": ["x"]}, False),
+        ({"type": "webhook.test"}, False),
+        ({"object": "webhook.test", "message": "", "created_at": ""}, False),
+    ],
+)
+def test_check_is_small_and_of_one_shape(payload, accepted):
+    assert accepts(incoming(payload, secret=EVERYONE), [EVERYONE]) == accepted
+
+
 @pytest.mark.django_db
 def test_check_of_the_address_is_answered_200(post, settings):
     settings.WEBHOOK_SECRETS = {"mailersend": [EVERYONE]}

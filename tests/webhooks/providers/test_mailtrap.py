@@ -41,6 +41,16 @@ EVENTS = [
     ("bounce", FULL, "bounced", "soft_bounced", "mailbox_full", "4.2.2", "452 4.2.2 Over quota"),
     ("suspension", {"reason": "Unverified domain"}, "deferred", "deferred", "policy", "", "Unverified domain"),
     ("reject", {"reason": "unknown"}, "rejected", "rejected", "policy", "", "unknown"),
+    (
+        "reject",
+        {"reason": "On the Suppression List"},
+        "suppressed",
+        "suppressed",
+        "other",
+        "",
+        "On the Suppression List",
+    ),
+    ("reject", {}, "rejected", "rejected", "policy", "", ""),
     ("something new", {}, "unknown", None, "", "", ""),
 ]
 CATEGORIES = [

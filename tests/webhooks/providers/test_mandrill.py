@@ -324,6 +324,22 @@ def test_key_that_all_know_proves_a_request_without_events_alone():
     assert not accepts(incoming({"mandrill_events": "[]"}, secret="test-webhook"), SECRETS)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mandrill_events": "[" + " " * 1024 + "]"},
+        {"mandrill_events": "[]", "more": "x"},
+        {"mandrill_events": "[]", "more": "x" * 100_000},
+        {"mandrill_events": " []"},
+        {"mandrill_events": "[[]]"},
+        {"mandrill_events": ""},
+    ],
+    ids=lambda fields: str(fields)[:40],
+)
+def test_check_is_small_and_of_one_shape(fields):
+    assert not accepts(incoming(fields, secret="test-webhook"), ["test-webhook"])
+
+
 @pytest.mark.django_db
 def test_check_of_the_address_by_post_is_answered_200(post, settings):
     settings.WEBHOOK_SECRETS = {"mandrill": ["test-webhook"]}

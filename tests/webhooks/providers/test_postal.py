@@ -104,6 +104,19 @@ EVENTS = [
         "policy",
         "",
     ),
+    (
+        "MessageHeld",
+        DELIVERY
+        | {
+            "status": "Held",
+            "output": "",
+            "details": "Recipient (john@example.com) is on the suppression list (reason: too many hard fails)",
+        },
+        "suppressed",
+        "suppressed",
+        "other",
+        "",
+    ),
     ("MessageBounced", {"original_message": MESSAGE, "bounce": BOUNCE}, "bounced", "bounced", "", ""),
     (
         "MessageBounced",

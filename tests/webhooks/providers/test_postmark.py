@@ -20,7 +20,7 @@ CAUSES = [
     ("ManuallyDeactivated", 100002, None, "rejected", "policy", ""),
     ("Unconfirmed", 100003, None, "rejected", "policy", ""),
     ("Blocked", 100006, SAID, "rejected", "spam", "5.7.1"),
-    ("SMTPApiError", 100007, "An error occurred", "failed", "other", ""),
+    ("SMTPApiError", 100007, "An error occurred", "suppressed", "other", ""),
     ("DMARCPolicy", 100009, SAID, "rejected", "policy", "5.7.1"),
     ("TemplateRenderingFailed", 100010, "No such template", "failed", "other", ""),
     ("SpamComplaint", 100001, None, "complained", "", ""),
@@ -39,7 +39,7 @@ def test_cause_of_each_type(kind, code, details, status, category, smtp_status):
 
 
 def test_every_type_of_the_table_is_tested():
-    assert postmark.BOUNCES.keys() <= {row[0] for row in CAUSES}
+    assert {*postmark.BOUNCES, postmark.SUPPRESSED} <= {row[0] for row in CAUSES}
 
 
 def test_delivery_has_no_cause():

@@ -10,7 +10,8 @@ from webhooks.providers import resend
 CAUSES = [
     ("Permanent", "General", ["smtp; 550 5.5.0 mailbox unavailable"], "bounced", "no_mailbox", "5.5.0"),
     ("Permanent", "NoEmail", None, "bounced", "no_mailbox", ""),
-    ("Permanent", "Suppressed", ["smtp; 550 5.1.1 Unknown user"], "bounced", "no_mailbox", "5.1.1"),
+    ("Permanent", "Suppressed", ["smtp; 550 5.5.0 mailbox unavailable"], "suppressed", "no_mailbox", "5.5.0"),
+    ("Permanent", "OnAccountSuppressionList", None, "suppressed", "other", ""),
     ("Transient", "General", ["smtp; 451 4.4.2 Bad connection"], "soft_bounced", "unreachable", "4.4.2"),
     ("Transient", "MailboxFull", ["smtp; 452 4.2.2 Full"], "soft_bounced", "mailbox_full", "4.2.2"),
     ("Transient", "MessageTooLarge", None, "soft_bounced", "policy", ""),
@@ -31,7 +32,7 @@ def test_cause_of_each_sub_type(kind, sub_type, codes, status, category, smtp_st
 
 
 def test_every_sub_type_of_the_table_is_tested():
-    assert resend.CATEGORIES.keys() <= {row[1] for row in CAUSES}
+    assert {*resend.CATEGORIES, *resend.SUPPRESSIONS} <= {row[1] for row in CAUSES}
 
 
 @pytest.mark.parametrize("codes", ["smtp; 550 5.1.1 Unknown user", 7, [None, {}], {"a": 1}])

@@ -101,11 +101,11 @@ EVENTS = {
     "dropped, invalid": (event("dropped", reason="Invalid"), ("suppressed", "suppressed", "no_mailbox", "", "Invalid")),
     "dropped, spam report": (
         event("dropped", reason="Spam Reporting Address"),
-        ("suppressed", "suppressed", "other", "", "Spam Reporting Address"),
+        ("suppressed", "suppressed", "policy", "", "Spam Reporting Address"),
     ),
     "dropped, unsubscribed": (
         event("dropped", reason="Unsubscribed Address"),
-        ("suppressed", "suppressed", "other", "", "Unsubscribed Address"),
+        ("suppressed", "suppressed", "policy", "", "Unsubscribed Address"),
     ),
     "dropped, content": (
         event("dropped", reason="Spam Content"),

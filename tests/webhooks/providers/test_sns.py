@@ -1,6 +1,8 @@
 """Whether a request is Amazon's: docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from tests.brokers import AWS, Moto
-from tests.conftest import free_port
+from tests.conftest import PATIENCE, free_port
 from tests.mailer import tiny
 from tests.webhooks.conftest import encoded
 from tests.webhooks.providers import mangled
@@ -263,6 +265,46 @@ def test_certificate_that_does_not_exist_is_not_remembered(store):
     store.answer = PEM
 
     assert accepts(request)
+
+
+def test_one_certificate_is_fetched_at_a_time_and_none_is_waited_for():
+    kept, slow, other = URL, URL.replace(".pem", "1.pem"), URL.replace(".pem", "2.pem")
+    asked, begun, let_go = [], threading.Event(), threading.Event()
+
+    def fetch(url):
+        asked.append(url)
+        if url == slow:
+            begun.set()
+            assert let_go.wait(PATIENCE)
+        return PEM
+
+    certificates = sns.Certificates(fetch)
+    key = certificates.key(kept)
+
+    with ThreadPoolExecutor(1) as pool:
+        fetching = pool.submit(certificates.key, slow)
+        assert begun.wait(PATIENCE)
+        try:
+            for url in (slow, other):
+                with pytest.raises(Unavailable, match="being fetched"):
+                    certificates.key(url)
+            assert certificates.key(kept) == key
+        finally:
+            let_go.set()
+        assert fetching.result(PATIENCE) == key
+
+    assert certificates.key(other) == certificates.key(slow) == key
+    assert asked == [kept, slow, other]
+
+
+@pytest.mark.parametrize("failure", [Unavailable("no answer"), Rejected("nothing there"), b"", KeyError("a bug")])
+def test_fetch_that_failed_keeps_nobody_from_the_next(failure, store):
+    store.answer = failure
+    with pytest.raises((Unavailable, Rejected, KeyError)):
+        sns.CERTIFICATES.key(URL)
+    store.answer = PEM
+
+    assert sns.CERTIFICATES.key(URL)
 
 
 @pytest.mark.parametrize("days", [(-30, -1), (1, 30)])

@@ -79,6 +79,8 @@ EVENTS = [
     (bounce("23"), ("bounced", "soft_bounced", "policy", "", "")),
     (bounce("24"), ("bounced", "soft_bounced", "unreachable", "", "")),
     (bounce("25"), ("rejected", "rejected", "policy", "", "")),
+    (bounce("25", SUPPRESSED), ("suppressed", "suppressed", "policy", "5.7.1", SUPPRESSED)),
+    (bounce("10", "550 5.1.1 suppressed"), ("bounced", "bounced", "no_mailbox", "5.1.1", "550 5.1.1 suppressed")),
     (bounce("26"), ("suppressed", "suppressed", "policy", "", "")),
     (bounce("30", GONE), ("bounced", "bounced", "no_mailbox", "5.1.1", GONE)),
     (bounce("40"), ("bounced", "soft_bounced", "", "", "")),
