@@ -243,7 +243,7 @@ def test_a_silent_provider_is_asked_once_a_round(db, resend, answering):
 
     assert repeat() == 1
 
-    assert ProviderState.objects.get().reason == "failing"
+    assert ProviderState.objects.get().failures == 1
     assert Attempt.objects.filter(token=2).count() == COUNT
 
 
