@@ -78,7 +78,9 @@ class Recorded:
     new_status: str
 
 
-# For how long a delivery is `sent` before its provider is asked, if it can be, what became of it.
+# Statuses that are not the last word: what becomes of such a delivery its provider is asked, if it can be.
+INQUIRED: Final = (Status.SENT, Status.DEFERRED, Status.SOFT_BOUNCED)
+# For how long a delivery has one of them before that.
 INQUIRY: Final = "10 minutes"
 # Characters of a provider's id that are kept.
 MAX_IDENTIFIER: Final = 255
@@ -199,6 +201,7 @@ def _announce(changed: Mapping[UUID, tuple[str, str]]) -> None:
         tell(delivery_changed, DeliveryStatus, delivery=delivery, old_status=old_status, new_status=new_status)
 
 
+_OPEN_ENDED: Final = ", ".join(f"'{status}'" for status in INQUIRED)
 _ASKED: Final = [provider.name for provider in PROVIDERS.values() if provider.tells]
 _EVENT: Final = DeliveryEvent._meta.db_table
 _DELIVERY: Final = DeliveryStatus._meta.db_table
@@ -273,7 +276,7 @@ folded AS (
         open_count = d.open_count + tally.opens,
         click_count = d.click_count + tally.clicks,
         inquire_at = CASE
-            WHEN coalesce(winner.status, d.status) <> '{Status.SENT}' THEN NULL
+            WHEN coalesce(winner.status, d.status) NOT IN ({_OPEN_ENDED}) THEN NULL
             WHEN d.status_rank < {RANKS[Status.SENT]} AND coalesce(nullif(d.provider, ''), tally.provider) = ANY(%s)
                 THEN now() + interval '{INQUIRY}'
             ELSE d.inquire_at END

@@ -232,7 +232,8 @@ class DeliveryStatus(models.Model):
     unsubscribed_at = models.DateTimeField(null=True, help_text=_("The first time."))
     open_count = models.PositiveIntegerField(default=0)
     click_count = models.PositiveIntegerField(default=0)
-    # Set in the update that makes it `sent`, emptied in the one that ends that; moved by `webhooks.reconcile`.
+    # Set in the update by which it is with its provider, emptied in the one that says what became of it; moved by
+    # `webhooks.reconcile`.
     inquire_at = models.DateTimeField(null=True, help_text=_("When the provider is asked what became of it."))
 
     class Meta:

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import re
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -19,9 +21,9 @@ from mailer.providers import PROVIDERS
 from tests.mailer import tiny
 from tests.mailer.conftest import new_delivery
 from tests.webhooks.providers import mangled
-from webhooks import inbox, normal, reconcile
+from webhooks import inbox, normal, polls, reconcile
 from webhooks.models import Inquiry
-from webhooks.polls import NOT_ASKED, POLLS
+from webhooks.polls import POLLS
 from webhooks.providers import WEBHOOKS, Incoming
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{AnymailNotSupportedWarning.__module__}.AnymailNotSupportedWarning")
@@ -361,8 +363,25 @@ def test_mangled_answer_is_read_or_unreadable(drawn):
     assert all(fact.source is Source.POLL for fact in contents.facts)
 
 
-def test_every_provider_is_asked_or_it_is_said_why_not():
-    assert {*POLLS} == {provider.name for provider in PROVIDERS.values() if provider.tells}
+def test_each_provider_that_tells_has_a_module_and_webhooks_and_no_other_has():
+    modules = {path.stem for path in Path(polls.__file__).parent.glob("*.py")} - {"__init__", "base"}
+
+    assert {*POLLS} == modules
     assert {*POLLS} <= {*WEBHOOKS}
-    assert {*POLLS} | {*NOT_ASKED} == {*PROVIDERS}
-    assert not {*POLLS} & {*NOT_ASKED}
+
+
+def test_it_is_said_why_others_are_not_asked():
+    others = {provider.name for provider in PROVIDERS.values()} - {*POLLS}
+
+    assert others == {*re.findall(r"^    (\w+)  ", polls.__doc__, re.MULTILINE)}
+
+
+# Requests in so many seconds that a provider's page allows.
+ALLOWED = {"brevo": (100, 3600), "mandrill": (20, 60), "resend": (2, 1), "sendgrid": (6, 60)}
+
+
+@pytest.mark.parametrize("provider", ALLOWED)
+def test_requests_are_no_more_than_the_page_allows(provider):
+    poll, (requests, seconds) = POLLS[provider], ALLOWED[provider]
+
+    assert poll.burst + poll.rate * seconds <= requests
