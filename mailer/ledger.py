@@ -44,6 +44,11 @@ class Fact:
     The delivery is named by its id (`delivery_id`), or by our message's id (`message_id`, from the provider's
     metadata) or the provider's (`esp_message_id`), and the recipient. A fact whose delivery is not found is parked.
     `occurred_at` None means now, by the database's clock.
+
+    A provider is believed about what it has sent itself: our message's id leads to a delivery that it has accepted or,
+    where none has, to one of a message that is with it now (`Message.provider`). So the word of one, or of who holds
+    its secret, moves no mail of another. What a provider says late of a message that it refused, and another one took,
+    is parked: kept and seen, as a dead letter in the end, and without effect.
     """
 
     event_type: str
@@ -206,6 +211,12 @@ _ASKED: Final = [provider.name for provider in PROVIDERS.values() if provider.te
 _EVENT: Final = DeliveryEvent._meta.db_table
 _DELIVERY: Final = DeliveryStatus._meta.db_table
 _MESSAGE: Final = Message._meta.db_table
+# Who has a delivery's message: who accepted it, or who may have, or is to.
+_HOLDER: Final = f"""CASE d.provider
+               WHEN '' THEN (SELECT m.provider FROM {_MESSAGE} m WHERE m.id = d.message_id) ELSE d.provider END"""
+# What the fold makes of `provider`: the first that is heard of, but who accepts wins over who has refused.
+_PROVIDER: Final = """coalesce(CASE WHEN d.sent_at IS NULL THEN tally.accepted_by END,
+                 nullif(d.provider, ''), tally.provider)"""
 
 
 def _find(where: str, recipient: str) -> str:
@@ -250,7 +261,9 @@ tally AS (
            min(occurred_at) FILTER (WHERE event_type = 'unsubscribed') AS unsubscribed_at,
            count(*) FILTER (WHERE event_type = 'opened') AS opens,
            count(*) FILTER (WHERE event_type = 'clicked') AS clicks,
-           max(provider) AS provider, max(esp_message_id) AS esp_message_id
+           max(provider) AS provider, max(esp_message_id) AS esp_message_id,
+           max(provider) FILTER (WHERE event_type = 'sent' AND provider <> '') AS accepted_by,
+           max(esp_message_id) FILTER (WHERE event_type = 'sent' AND provider <> '') AS accepted_as
     FROM written WHERE delivery_id IS NOT NULL GROUP BY delivery_id
 ),
 winner AS (
@@ -266,8 +279,9 @@ folded AS (
         status_at = coalesce(winner.occurred_at, d.status_at),
         status_key = coalesce(winner.dedupe_key, d.status_key),
         updated_at = now(),
-        provider = coalesce(nullif(d.provider, ''), tally.provider),
-        esp_message_id = coalesce(nullif(d.esp_message_id, ''), tally.esp_message_id),
+        provider = {_PROVIDER},
+        esp_message_id = coalesce(CASE WHEN d.sent_at IS NULL THEN nullif(tally.accepted_as, '') END,
+                                  nullif(d.esp_message_id, ''), tally.esp_message_id),
         sent_at = least(d.sent_at, tally.sent_at),
         delivered_at = least(d.delivered_at, tally.delivered_at),
         opened_at = least(d.opened_at, tally.opened_at),
@@ -277,7 +291,7 @@ folded AS (
         click_count = d.click_count + tally.clicks,
         inquire_at = CASE
             WHEN coalesce(winner.status, d.status) NOT IN ({_OPEN_ENDED}) THEN NULL
-            WHEN d.status_rank < {RANKS[Status.SENT]} AND coalesce(nullif(d.provider, ''), tally.provider) = ANY(%s)
+            WHEN d.status_rank < {RANKS[Status.SENT]} AND {_PROVIDER} = ANY(%s)
                 THEN now() + interval '{INQUIRY}'
             ELSE d.inquire_at END
     FROM tally LEFT JOIN winner USING (delivery_id)
@@ -321,7 +335,9 @@ _RECORD: Final = _statement(
            provider text, esp_message_id text, esp_event_id text, recipient_canonical text, reject_reason text,
            detail text, receipt_id uuid, category text, smtp_status text, delivery_id uuid, message_id uuid)
     CROSS JOIN LATERAL ({
-        _find("f.delivery_id IS NULL AND d.message_id = f.message_id", "f.recipient_canonical")
+        _find(
+            f"f.delivery_id IS NULL AND d.message_id = f.message_id AND {_HOLDER} = f.provider", "f.recipient_canonical"
+        )
     }) by_message
     CROSS JOIN LATERAL ({
         _find(

@@ -143,16 +143,10 @@ def is_away(error: Exception) -> bool:
 
 
 def _record(receipt: WebhookReceipt) -> tuple[list[Fact], list[Recorded]]:
-    """Record what a receipt reports, and say so in it; return what it says, and what of that was new.
-
-    Messages are locked before deliveries, as in `mailer.outbox`.
-    """
+    """Record what a receipt reports, and say so in it; return what it says, and what of that was new."""
     incoming = Incoming(receipt.headers, bytes(receipt.body))
     contents = normal.read(receipt.provider, incoming, receipt.pk)
     facts = contents.facts
-    doubts.confirm(
-        fact.message_id for fact in facts if fact.message_id and fact.status and RANKS[fact.status] >= ACCEPTED_RANK
-    )
     receipt.unreadable = len(contents.unreadable)
     receipt.error = ", ".join(sorted(set(contents.unreadable)))[:200]
     receipt.state = State.POISON if contents.unreadable and not facts else State.PROCESSED
@@ -166,8 +160,17 @@ def _record(receipt: WebhookReceipt) -> tuple[list[Fact], list[Recorded]]:
 def record(provider: str, contents: normal.Contents, **context: str) -> list[Recorded]:
     """Record events with what follows from them; return what was new, and tell of that once all is committed.
 
-    Call it in a transaction, as `ledger.record`. The log gets the context with each event.
+    A message that is told to have been accepted is in doubt no more. Call it in a transaction, as `ledger.record`:
+    messages are locked before deliveries, as in `mailer.outbox`. The log gets the context with each event.
     """
+    doubts.confirm(
+        provider,
+        (
+            fact.message_id
+            for fact in contents.facts
+            if fact.message_id and fact.status and RANKS[fact.status] >= ACCEPTED_RANK
+        ),
+    )
     recorded = ledger.record(contents.facts)
     consequences.draw(provider, contents.facts, recorded)
     transaction.on_commit(lambda: _announce(provider, contents, recorded, **context), robust=True)

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from anymail.exceptions import AnymailNotSupportedWarning
+from django.contrib.postgres.functions import TransactionNow
 from django.db.models.functions import Now
 from hypothesis import given
 from hypothesis import settings as limits
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from mailer import couriers, ledger, letters
 from mailer.ledger import Source, own_fact
-from mailer.models import DeliveryEvent, DeliveryStatus
+from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message
 from mailer.providers import PROVIDERS
 from tests.mailer import tiny
 from tests.mailer.conftest import new_delivery
@@ -332,6 +333,21 @@ def test_event_that_a_webhook_tells_too_is_one(asked, provider, answer, posted):
 
     assert (receipt.events, receipt.new_events) == (1, 0)
     assert DeliveryEvent.objects.filter(delivery=delivery).exclude(source="sender").count() == 1
+
+
+def test_answer_that_proves_an_acceptance_ends_the_doubt(asked):
+    answer = {"items": []}
+    delivery, _ = asked("mailgun", answer)
+    message = Message.objects.filter(pk=delivery.message_id)
+    message.update(state="unknown", provider="mailgun", first_ambiguous_at=Now())
+    Attempt.objects.create(message_id=delivery.message_id, token=1, provider="mailgun", outcome="ambiguous")
+    answer |= mailgun("delivered", **{"user-variables": {"message_id": str(delivery.message_id)}})
+    DeliveryStatus.objects.update(inquire_at=TransactionNow())
+    Inquiry.objects.update(tokens=1)
+
+    assert reconcile.reconcile() == 1
+
+    assert message.get().state == "sent"
 
 
 class Backend:
