@@ -348,8 +348,8 @@ _RECORD: Final = _statement(
     }) by_esp
     ORDER BY f.dedupe_key, f.occurred_at""",
     write=f"""
-    INSERT INTO {_EVENT} (delivery_id, effect, {_COLUMNS})
-    SELECT CASE effect WHEN 'parked' THEN NULL ELSE delivery_id END, effect, {_COLUMNS}
+    INSERT INTO {_EVENT} (delivery_id, effect, recorded_at, {_COLUMNS})
+    SELECT CASE effect WHEN 'parked' THEN NULL ELSE delivery_id END, effect, clock_timestamp(), {_COLUMNS}
     FROM judged ORDER BY dedupe_key
     ON CONFLICT (dedupe_key) DO NOTHING
     RETURNING delivery_id, event_type, status, rank, occurred_at, dedupe_key, effect, provider, esp_message_id""",

@@ -294,6 +294,7 @@ class DeliveryEvent(models.Model):
     status = models.CharField(max_length=16, blank=True, choices=status.CHOICES)
     rank = models.SmallIntegerField()
     occurred_at = models.DateTimeField()
+    # When its row was written, after any wait for the delivery's lock.
     recorded_at = models.DateTimeField(db_default=Now())
     source = models.CharField(max_length=16, choices=Source)
     effect = models.CharField(max_length=16, choices=Effect)

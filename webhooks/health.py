@@ -13,7 +13,6 @@ from django.conf import settings
 from django.db import connection
 
 from mailer.models import DeliveryEvent, DeliveryStatus
-from mailer.status import Status
 from webhooks.models import RefusalCount, WebhookReceipt
 from webhooks.providers import WEBHOOKS
 
@@ -28,8 +27,9 @@ QUANTILES: Final = (0.5, 0.95, 0.99)
 class Life:
     """When a provider last reported an event, seconds since, and for how long it has left its mails without a word.
 
-    `silent_seconds` is None where all is well: nothing was sent since the last event, or not long enough ago
-    (WEBHOOK_SILENCE_HOURS). A provider that has never reported anything is silent since the mail that tells.
+    Only webhooks count: what it tells when it is asked says nothing of them. `silent_seconds` is None where all is
+    well: nothing was sent since the last event, or not long enough ago (WEBHOOK_SILENCE_HOURS). A provider that has
+    never reported anything is silent since the mail that tells.
     """
 
     last_event_at: datetime | None
@@ -41,7 +41,10 @@ class Life:
 class Lag:
     """Percentiles, in seconds by `QUANTILES`, over some events; empty where there are none.
 
-    The statement that records an event also folds it, unless it is parked: such a one counts as recorded.
+    `to_receipt` is from when it happened, by the provider's clock, to the begin of the transaction that stored the
+    webhook; `to_record` from there until the row of the event was written, once its delivery's lock was granted. The
+    statement that writes it also folds it, and the commit follows: neither is in the figure. One that is parked counts
+    as recorded.
     """
 
     events: int = 0
@@ -79,7 +82,8 @@ def report() -> dict[str, Health]:
 
 def lives() -> dict[str, Life]:
     """Return the cheaper half of the report: who has spoken when, and who is silent."""
-    rows = _ask(_LIVES, {"silence": settings.WEBHOOK_SILENCE_HOURS, "latest": LATEST})
+    kept: float = settings.WEBHOOK_EVENT_DAYS
+    rows = _ask(_LIVES, {"silence": settings.WEBHOOK_SILENCE_HOURS, "latest": LATEST, "kept": kept})
     return {name: Life(*rest) for name, *rest in rows}
 
 
@@ -104,10 +108,10 @@ _EVENT: Final = DeliveryEvent._meta.db_table
 _DELIVERY: Final = DeliveryStatus._meta.db_table
 _RECEIPT: Final = WebhookReceipt._meta.db_table
 
-# A mail that has been reported about, by an event that came before the answer of the provider, is past `sent`. Ids of
-# deliveries begin with the time they were made at, in milliseconds (RFC 9562 5.7), by which those old enough are found.
-# With `=` instead of `ANY` the order would be that of the ids alone, and a search along the primary key for a provider
-# that has not been used for a year would read that year.
+# A mail may have been reported about by an event that came before the answer of the provider; and the events of an old
+# one are not kept. Ids of deliveries begin with the time they were made at, in milliseconds (RFC 9562 5.7), by which
+# those old enough are found. With `=` instead of `ANY` the order would be that of the ids alone, and a search along the
+# primary key for a provider that has not been used for a year would read that year.
 _LIVES: Final = f"""
 SELECT p.name, last.at, extract(epoch FROM now() - last.at)::float8,
        CASE WHEN unheard.at IS NOT NULL THEN extract(epoch FROM now() - coalesce(last.at, unheard.at))::float8 END
@@ -123,12 +127,12 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT min(d.sent_at) AS at
     FROM (
-        SELECT d.sent_at, d.status FROM {_DELIVERY} d
+        SELECT d.id, d.sent_at FROM {_DELIVERY} d
         WHERE d.provider = ANY(ARRAY[p.name]) AND d.id < old.id
         ORDER BY d.provider, d.id DESC LIMIT %(latest)s
     ) d
-    WHERE d.status = '{Status.SENT}' AND d.sent_at > coalesce(last.at, '-infinity')
-      AND d.sent_at < due.at
+    WHERE d.sent_at > coalesce(last.at, now() - make_interval(secs => %(kept)s * 86400)) AND d.sent_at < due.at
+      AND NOT EXISTS (SELECT FROM {_EVENT} e WHERE e.delivery_id = d.id AND e.source = 'webhook')
 ) unheard ON true"""
 
 # A clock of theirs that runs ahead of ours is no lag. `OFFSET 0` has the receipts found one by one; a join might read
