@@ -147,12 +147,13 @@ def record(facts: Sequence[Fact]) -> list[Recorded]:
     return _run(_RECORD, [json.dumps([_as_row(fact) for fact in facts])])
 
 
-def match_parked(limit: int = 1000) -> list[Recorded]:
-    """Give parked events to the deliveries that have learned their provider's id since; return those matched.
+def match_parked(events: Iterable[int]) -> list[Recorded]:
+    """Give these events, where they are parked, to the deliveries that know their provider's id; return those matched.
 
     Safe to run at any time and by many at once: the delivery's lock lets one of them unpark an event.
     """
-    return _run(_MATCH, [limit])
+    ids = sorted(events)
+    return _run(_MATCH, [ids, len(ids)]) if ids else []
 
 
 def match_parked_of(deliveries: Iterable[tuple[str, str]]) -> list[Recorded]:
@@ -378,6 +379,5 @@ def _match(which: str) -> str:
     )
 
 
-# Those that nobody claimed for a day are of mails that were not ours.
-_MATCH: Final = _match("e.recorded_at > now() - interval '24 hours'")
+_MATCH: Final = _match("e.id = ANY(%s)")
 _MATCH_OF: Final = _match("(e.provider, e.esp_message_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]))")
