@@ -11,15 +11,22 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.db import connection
+from django.utils import timezone
 
 from mailer.models import DeliveryEvent, DeliveryStatus
-from webhooks.models import RefusalCount, WebhookReceipt
+from webhooks import polls
+from webhooks.models import Inquiry, RefusalCount, WebhookReceipt
+from webhooks.polls import POLLS
 from webhooks.providers import WEBHOOKS
+
+State = WebhookReceipt.State
 
 # Of a provider's events: the latest so many, and none older than a day, are what lags are told from.
 SAMPLE: Final = 1000
 # Of the deliveries old enough to have been reported about: the latest so many are looked at.
 LATEST: Final = 100
+# As many rows as are counted at most.
+MANY: Final = 10_000
 QUANTILES: Final = (0.5, 0.95, 0.99)
 
 
@@ -80,6 +87,42 @@ def report() -> dict[str, Health]:
     return {name: Health(life, lags[name], tuple(refused.get(name, ()))) for name, life in lives().items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What asking a provider came to (`webhooks.reconcile`).
+
+    `asked` mails, `told` events that no webhook had, `failed` mails that it did not answer about; `tokens` are requests
+    that may go to it now, None where it was never asked.
+    """
+
+    asked: int = 0
+    told: int = 0
+    failed: int = 0
+    tokens: float | None = None
+    silent_seconds: float = 0.0
+
+
+def asking() -> dict[str, Asking]:
+    """Return what asking came to, by provider: of all that were asked, and of those in use that can be."""
+    now = timezone.now()
+    known = {row.name: row for row in Inquiry.objects.filter(name__in=POLLS).order_by("name")}
+    unused = {name: Asking() for name in settings.MAIL_PROVIDERS if name in POLLS and settings.RECONCILE}
+    return unused | {name: _asking(row, now) for name, row in known.items()}
+
+
+def _asking(row: Inquiry, now: datetime) -> Asking:
+    filled = row.tokens + polls.rate(row.name) * max(0.0, (now - row.refilled_at).total_seconds())
+    silent = (row.silent_until - now).total_seconds() if row.silent_until else 0.0
+    return Asking(row.asked, row.told, row.failed, min(polls.burst(row.name), filled), max(0.0, silent))
+
+
+def left() -> dict[str, int]:
+    """Count the receipts that wait to be tried again, and those that could not be read: `MANY` are that or more."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LEFT, {"many": MANY})
+        return dict(cursor.fetchall())
+
+
 def lives() -> dict[str, Life]:
     """Return the cheaper half of the report: who has spoken when, and who is silent."""
     kept: float = settings.WEBHOOK_EVENT_DAYS
@@ -107,6 +150,12 @@ def _ask(statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
 _EVENT: Final = DeliveryEvent._meta.db_table
 _DELIVERY: Final = DeliveryStatus._meta.db_table
 _RECEIPT: Final = WebhookReceipt._meta.db_table
+
+# Each state by its name: of one that comes from elsewhere the planner would not know that it is rare.
+_LEFT: Final = " UNION ALL ".join(
+    f"SELECT '{state}', (SELECT count(*) FROM (SELECT FROM {_RECEIPT} WHERE state = '{state}' LIMIT %(many)s) found)"
+    for state in (State.RETRY, State.POISON)
+)
 
 # A mail may have been reported about by an event that came before the answer of the provider; and the events of an old
 # one are not kept. Ids of deliveries begin with the time they were made at, in milliseconds (RFC 9562 5.7), by which

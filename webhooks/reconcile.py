@@ -30,7 +30,7 @@ from mailer.models import DeliveryStatus
 from mailer.providers import PROVIDERS
 from mailer.providers.base import get
 from mailer.verdicts import Verdict
-from webhooks import inbox, normal
+from webhooks import inbox, normal, polls
 from webhooks.models import Inquiry
 from webhooks.polls import POLLS, Story
 from webhooks.providers import Incoming
@@ -122,17 +122,6 @@ def _due() -> list[str]:
         return [name for (name,) in cursor.fetchall()]
 
 
-def _rate(name: str) -> float:
-    rate: float = settings.RECONCILE_RATES.get(name, POLLS[name].rate)
-    return rate
-
-
-def _burst(name: str) -> float:
-    """Return how many tokens may gather: enough for one question at least."""
-    burst: float = settings.RECONCILE_BURSTS.get(name, POLLS[name].burst)
-    return max(burst, POLLS[name].most)
-
-
 @transaction.atomic
 def _claim(name: str) -> list[Question]:
     """Take some of a provider's due deliveries, as many as its tokens allow; none where another process does so now.
@@ -142,7 +131,7 @@ def _claim(name: str) -> list[Question]:
     poll = POLLS[name]
     with connection.cursor() as cursor:
         cursor.execute(_KNOW, [name, poll.most])
-        cursor.execute(_FREE, {"name": name, "rate": _rate(name), "burst": _burst(name)})
+        cursor.execute(_FREE, {"name": name, "rate": polls.rate(name), "burst": polls.burst(name)})
         if not (free := cursor.fetchone()) or free[0] < poll.most:
             return []
         limit = int(free[0] / poll.most)
@@ -272,7 +261,7 @@ def _close(name: str, score: Score) -> None:
                 "error": score.error[:64],
                 "silence": score.silence,
                 "spared": score.spared,
-                "burst": _burst(name),
+                "burst": polls.burst(name),
             },
         )
 

@@ -238,6 +238,7 @@ def test_what_is_read_has_a_bound_and_an_index(db):
 
     plans = [
         plan_of(health._LIVES, {**names, "silence": 6, "latest": health.LATEST, "kept": 400}),
+        plan_of(health._LEFT, {"many": health.MANY}),
         plan_of(health._LAGS, {**names, "sample": health.SAMPLE, "quantiles": list(health.QUANTILES)}),
     ]
 

@@ -14,6 +14,8 @@ Why the others do not:
 from importlib import import_module
 from typing import Final
 
+from django.conf import settings
+
 from mailer.providers import PROVIDERS
 from webhooks.polls.base import Poll, Story
 
@@ -23,4 +25,17 @@ POLLS: Final[dict[str, Poll]] = {
     if provider.tells
 }
 
-__all__ = ["POLLS", "Poll", "Story"]
+
+def rate(name: str) -> float:
+    """Return how many requests a second may go to a provider in the long run."""
+    requests: float = settings.RECONCILE_RATES.get(name, POLLS[name].rate)
+    return requests
+
+
+def burst(name: str) -> float:
+    """Return how many requests may go to a provider at once: those of one question at least."""
+    requests: float = settings.RECONCILE_BURSTS.get(name, POLLS[name].burst)
+    return max(requests, POLLS[name].most)
+
+
+__all__ = ["POLLS", "Poll", "Story", "burst", "rate"]
