@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from api import accounts, deliveries, receipts, tokens
+from api import accounts, deliveries, receipts, replays, tokens
 
 app_name = "api"
 urlpatterns = [
@@ -17,6 +17,7 @@ urlpatterns = [
     path("deliveries", deliveries.DeliveryList.as_view(), name="deliveries"),
     path("deliveries/<uuid:pk>", deliveries.DeliveryDetail.as_view(), name="delivery"),
     path("webhook-receipts", receipts.ReceiptList.as_view(), name="webhook-receipts"),
+    path("webhook-receipts/replay", replays.ReplayView.as_view(), name="replay-webhook-receipts"),
     path("webhook-receipts/<uuid:pk>", receipts.ReceiptDetail.as_view(), name="webhook-receipt"),
     path("webhook-receipts/<uuid:pk>/replay", receipts.ReceiptReplay.as_view(), name="replay-webhook-receipt"),
 ]

@@ -141,7 +141,7 @@ def _resolve(batch: Kept, silent: set[str]) -> None:
     settle(
         [(member.claim, _outcome(member, provider, answer)) for member, answer in zip(members, answers, strict=True)]
     )
-    report(provider.name, answers, is_troubled=True)
+    report(provider.name, [answers], is_troubled=True)
     if answers[0].http_status is None:
         silent.add(provider.name)
     if answers[0].error_class == BATCH_REFUSED:

@@ -174,16 +174,17 @@ def _put_off(doubt: Doubt) -> None:
         cursor.execute(_PUT_OFF, [max(settings.MAIL_GRACE_SECONDS, AGAIN), doubt.message_id, doubt.token])
 
 
-def confirm(message_ids: Iterable[UUID]) -> int:
+def confirm(provider: str, message_ids: Iterable[UUID]) -> int:
     """Take messages for sent that a provider has reported on; return how many were in doubt.
 
-    The report proves the acceptance, whatever our own record of the request says.
+    The report proves the acceptance, whatever our own record of the request says; but a provider is believed about what
+    is with it alone, as in the ledger (`mailer.ledger.Fact`).
     """
     identifiers = sorted({*message_ids})
     if not identifiers:
         return 0
     with statements.prepared() as cursor:
-        cursor.execute(_CONFIRM, [identifiers])
+        cursor.execute(_CONFIRM, [identifiers, provider])
         return int(cursor.rowcount)
 
 
@@ -249,7 +250,8 @@ WHERE id = %s AND token = %s AND state = 'unknown'"""
 _CONFIRM: Final = f"""
 WITH doubted AS MATERIALIZED (
     SELECT id FROM {_MESSAGE} m
-    WHERE id = ANY(%s) AND state <> 'sent' AND EXISTS (SELECT FROM {_ATTEMPT} a WHERE a.message_id = m.id)
+    WHERE id = ANY(%s) AND provider = %s AND state <> 'sent'
+      AND EXISTS (SELECT FROM {_ATTEMPT} a WHERE a.message_id = m.id)
       AND (first_ambiguous_at IS NOT NULL
            OR NOT EXISTS (SELECT FROM {_DELIVERY} d WHERE d.message_id = m.id AND d.sent_at IS NOT NULL))
     ORDER BY id FOR NO KEY UPDATE

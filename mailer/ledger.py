@@ -44,6 +44,11 @@ class Fact:
     The delivery is named by its id (`delivery_id`), or by our message's id (`message_id`, from the provider's
     metadata) or the provider's (`esp_message_id`), and the recipient. A fact whose delivery is not found is parked.
     `occurred_at` None means now, by the database's clock.
+
+    A provider is believed about what it has sent itself: our message's id leads to a delivery that it has accepted or,
+    where none has, to one of a message that is with it now (`Message.provider`). So the word of one, or of who holds
+    its secret, moves no mail of another. What a provider says late of a message that it refused, and another one took,
+    is parked: kept and seen, as a dead letter in the end, and without effect.
     """
 
     event_type: str
@@ -78,7 +83,9 @@ class Recorded:
     new_status: str
 
 
-# For how long a delivery is `sent` before its provider is asked, if it can be, what became of it.
+# Statuses that are not the last word: what becomes of such a delivery its provider is asked, if it can be.
+INQUIRED: Final = (Status.SENT, Status.DEFERRED, Status.SOFT_BOUNCED)
+# For how long a delivery has one of them before that.
 INQUIRY: Final = "10 minutes"
 # Characters of a provider's id that are kept.
 MAX_IDENTIFIER: Final = 255
@@ -140,12 +147,13 @@ def record(facts: Sequence[Fact]) -> list[Recorded]:
     return _run(_RECORD, [json.dumps([_as_row(fact) for fact in facts])])
 
 
-def match_parked(limit: int = 1000) -> list[Recorded]:
-    """Give parked events to the deliveries that have learned their provider's id since; return those matched.
+def match_parked(events: Iterable[int]) -> list[Recorded]:
+    """Give these events, where they are parked, to the deliveries that know their provider's id; return those matched.
 
     Safe to run at any time and by many at once: the delivery's lock lets one of them unpark an event.
     """
-    return _run(_MATCH, [limit])
+    ids = sorted(events)
+    return _run(_MATCH, [ids, len(ids)]) if ids else []
 
 
 def match_parked_of(deliveries: Iterable[tuple[str, str]]) -> list[Recorded]:
@@ -199,10 +207,17 @@ def _announce(changed: Mapping[UUID, tuple[str, str]]) -> None:
         tell(delivery_changed, DeliveryStatus, delivery=delivery, old_status=old_status, new_status=new_status)
 
 
+_OPEN_ENDED: Final = ", ".join(f"'{status}'" for status in INQUIRED)
 _ASKED: Final = [provider.name for provider in PROVIDERS.values() if provider.tells]
 _EVENT: Final = DeliveryEvent._meta.db_table
 _DELIVERY: Final = DeliveryStatus._meta.db_table
 _MESSAGE: Final = Message._meta.db_table
+# Who has a delivery's message: who accepted it, or who may have, or is to.
+_HOLDER: Final = f"""CASE d.provider
+               WHEN '' THEN (SELECT m.provider FROM {_MESSAGE} m WHERE m.id = d.message_id) ELSE d.provider END"""
+# What the fold makes of `provider`: the first that is heard of, but who accepts wins over who has refused.
+_PROVIDER: Final = """coalesce(CASE WHEN d.sent_at IS NULL THEN tally.accepted_by END,
+                 nullif(d.provider, ''), tally.provider)"""
 
 
 def _find(where: str, recipient: str) -> str:
@@ -247,7 +262,9 @@ tally AS (
            min(occurred_at) FILTER (WHERE event_type = 'unsubscribed') AS unsubscribed_at,
            count(*) FILTER (WHERE event_type = 'opened') AS opens,
            count(*) FILTER (WHERE event_type = 'clicked') AS clicks,
-           max(provider) AS provider, max(esp_message_id) AS esp_message_id
+           max(provider) AS provider, max(esp_message_id) AS esp_message_id,
+           max(provider) FILTER (WHERE event_type = 'sent' AND provider <> '') AS accepted_by,
+           max(esp_message_id) FILTER (WHERE event_type = 'sent' AND provider <> '') AS accepted_as
     FROM written WHERE delivery_id IS NOT NULL GROUP BY delivery_id
 ),
 winner AS (
@@ -263,8 +280,9 @@ folded AS (
         status_at = coalesce(winner.occurred_at, d.status_at),
         status_key = coalesce(winner.dedupe_key, d.status_key),
         updated_at = now(),
-        provider = coalesce(nullif(d.provider, ''), tally.provider),
-        esp_message_id = coalesce(nullif(d.esp_message_id, ''), tally.esp_message_id),
+        provider = {_PROVIDER},
+        esp_message_id = coalesce(CASE WHEN d.sent_at IS NULL THEN nullif(tally.accepted_as, '') END,
+                                  nullif(d.esp_message_id, ''), tally.esp_message_id),
         sent_at = least(d.sent_at, tally.sent_at),
         delivered_at = least(d.delivered_at, tally.delivered_at),
         opened_at = least(d.opened_at, tally.opened_at),
@@ -273,8 +291,8 @@ folded AS (
         open_count = d.open_count + tally.opens,
         click_count = d.click_count + tally.clicks,
         inquire_at = CASE
-            WHEN coalesce(winner.status, d.status) <> '{Status.SENT}' THEN NULL
-            WHEN d.status_rank < {RANKS[Status.SENT]} AND coalesce(nullif(d.provider, ''), tally.provider) = ANY(%s)
+            WHEN coalesce(winner.status, d.status) NOT IN ({_OPEN_ENDED}) THEN NULL
+            WHEN d.status_rank < {RANKS[Status.SENT]} AND {_PROVIDER} = ANY(%s)
                 THEN now() + interval '{INQUIRY}'
             ELSE d.inquire_at END
     FROM tally LEFT JOIN winner USING (delivery_id)
@@ -318,7 +336,9 @@ _RECORD: Final = _statement(
            provider text, esp_message_id text, esp_event_id text, recipient_canonical text, reject_reason text,
            detail text, receipt_id uuid, category text, smtp_status text, delivery_id uuid, message_id uuid)
     CROSS JOIN LATERAL ({
-        _find("f.delivery_id IS NULL AND d.message_id = f.message_id", "f.recipient_canonical")
+        _find(
+            f"f.delivery_id IS NULL AND d.message_id = f.message_id AND {_HOLDER} = f.provider", "f.recipient_canonical"
+        )
     }) by_message
     CROSS JOIN LATERAL ({
         _find(
@@ -329,8 +349,8 @@ _RECORD: Final = _statement(
     }) by_esp
     ORDER BY f.dedupe_key, f.occurred_at""",
     write=f"""
-    INSERT INTO {_EVENT} (delivery_id, effect, {_COLUMNS})
-    SELECT CASE effect WHEN 'parked' THEN NULL ELSE delivery_id END, effect, {_COLUMNS}
+    INSERT INTO {_EVENT} (delivery_id, effect, recorded_at, {_COLUMNS})
+    SELECT CASE effect WHEN 'parked' THEN NULL ELSE delivery_id END, effect, clock_timestamp(), {_COLUMNS}
     FROM judged ORDER BY dedupe_key
     ON CONFLICT (dedupe_key) DO NOTHING
     RETURNING delivery_id, event_type, status, rank, occurred_at, dedupe_key, effect, provider, esp_message_id""",
@@ -359,6 +379,5 @@ def _match(which: str) -> str:
     )
 
 
-# Those that nobody claimed for a day are of mails that were not ours.
-_MATCH: Final = _match("e.recorded_at > now() - interval '24 hours'")
+_MATCH: Final = _match("e.id = ANY(%s)")
 _MATCH_OF: Final = _match("(e.provider, e.esp_message_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]))")

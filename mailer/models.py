@@ -232,7 +232,8 @@ class DeliveryStatus(models.Model):
     unsubscribed_at = models.DateTimeField(null=True, help_text=_("The first time."))
     open_count = models.PositiveIntegerField(default=0)
     click_count = models.PositiveIntegerField(default=0)
-    # Set in the update that makes it `sent`, emptied in the one that ends that; moved by `webhooks.reconcile`.
+    # Set in the update by which it is with its provider, emptied in the one that says what became of it; moved by
+    # `webhooks.reconcile`.
     inquire_at = models.DateTimeField(null=True, help_text=_("When the provider is asked what became of it."))
 
     class Meta:
@@ -293,6 +294,7 @@ class DeliveryEvent(models.Model):
     status = models.CharField(max_length=16, blank=True, choices=status.CHOICES)
     rank = models.SmallIntegerField()
     occurred_at = models.DateTimeField()
+    # When its row was written, after any wait for the delivery's lock.
     recorded_at = models.DateTimeField(db_default=Now())
     source = models.CharField(max_length=16, choices=Source)
     effect = models.CharField(max_length=16, choices=Effect)

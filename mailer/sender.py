@@ -164,7 +164,7 @@ class _Drain:
     def _settle_what_came(self) -> None:
         concluded: list[Concluded] = []
         batch_ids: list[UUID] = []
-        verdicts: dict[str, list[Answer]] = {}
+        heard: dict[str, list[list[Answer]]] = {}
         for came in self._gather():
             self._under_way.pop(came.about, None)
             if came.error and not isinstance(came.error, UNANSWERED):
@@ -173,7 +173,7 @@ class _Drain:
             answers = [
                 judged(letter.claim, answer) for letter, answer in zip(came.about.letters, _answers(came), strict=True)
             ]
-            verdicts.setdefault(came.about.provider.name, []).extend(answers)
+            heard.setdefault(came.about.provider.name, []).append(answers)
             concluded += [
                 (claim, conclude(claim, came.about.provider, answer, is_kept=came.about.batch_id is not None))
                 for claim, answer in zip(came.about.claims, answers, strict=True)
@@ -184,8 +184,8 @@ class _Drain:
             if concluded:
                 settle(concluded)
             batches.answered(batch_ids)
-            for name, answers in verdicts.items():
-                report(name, answers, is_troubled=name in self._budget.troubled)
+            for name, requests in heard.items():
+                report(name, requests, is_troubled=name in self._budget.troubled)
         except (DatabaseError, InterfaceError) as error:
             self._errors.append(error)
 

@@ -82,19 +82,26 @@ def _level(outcome: Outcome) -> int:
     return logging.INFO if outcome.state == State.SENT else logging.WARNING
 
 
-def report(name: str, answers: Sequence[Answer], *, is_troubled: bool) -> None:
-    """Have the fleet know how a provider does; `is_troubled` says that something bad is remembered of it."""
-    # What refuses a batch works: one of its letters may be at fault. So does what takes it and cannot be understood.
-    verdicts = Counter(
-        Verdict.PERMANENT if answer.error_class in {BATCH_REFUSED, UNREADABLE_ANSWER} else answer.verdict
-        for answer in answers
-    )
+def report(name: str, requests: Sequence[Sequence[Answer]], *, is_troubled: bool) -> None:
+    """Have the fleet know how a provider does, by the answers that each request had, one a message.
+
+    `is_troubled` says that something bad is remembered of it. A request that failed is one failure, however many
+    messages it carried.
+    """
+    said = [Counter(map(_verdict, answers)) for answers in requests]
+    verdicts = sum(said, Counter[Verdict]())
     if verdicts[Verdict.THROTTLED]:
-        routing.throttled(name, max(answer.retry_after or THROTTLED for answer in answers))
+        routing.throttled(name, max(answer.retry_after or THROTTLED for answers in requests for answer in answers))
     if verdicts[Verdict.CONFIGURATION]:
         routing.refused(name)
     elif verdicts[Verdict.ACCEPTED] or verdicts[Verdict.PERMANENT]:
         if is_troubled:
             routing.succeeded(name)
-    elif failures := verdicts[Verdict.NOT_SENT] + verdicts[Verdict.AMBIGUOUS]:
+    elif failures := sum(bool(each[Verdict.NOT_SENT] or each[Verdict.AMBIGUOUS]) for each in said):
         routing.failed(name, failures)
+
+
+def _verdict(answer: Answer) -> Verdict:
+    """Return what an answer says of its provider."""
+    # What refuses a batch works: one of its letters may be at fault. So does what takes it and cannot be understood.
+    return Verdict.PERMANENT if answer.error_class in {BATCH_REFUSED, UNREADABLE_ANSWER} else answer.verdict

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.utils.module_loading import import_string
 
-from mailer import ledger
+from mailer import ledger, parked
 from mailer.ledger import own_fact
 from mailer.models import Attempt, Batch, DeliveryStatus, Message
 from mailer.outbox import EVENT_OF_STATE, LOG_EVENT
@@ -53,7 +53,7 @@ def sweep() -> dict[str, int]:
             for message_id, _, state, correlation_id in rows:
                 moved[state] = moved.get(state, 0) + 1
                 log.warning(LOG_EVENT[state], message_id=str(message_id), correlation_id=correlation_id, by="sweep")
-    if matched := len(ledger.match_parked()):
+    if matched := len(parked.match()):
         moved["matched"] = matched
     for name, chore in CHORES.items():
         if done := import_string(chore)():

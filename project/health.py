@@ -1,6 +1,6 @@
 """Whether the service lives, and whether it can do its work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery import current_app
@@ -30,8 +30,8 @@ def readyz(request: HttpRequest) -> JsonResponse:
     """Say what works: 503 only without the database, since without the broker mail is merely slower.
 
     `oldest_due_seconds` is how long the message that is due longest has waited; null where none waits. With `?verbose`
-    also when each provider last reported an event, and whether it is silent. Anyone may ask, so there is nothing else:
-    no address, no number of mails.
+    also how the webhooks of each provider are doing: when the last event came, whether it is silent, how late events
+    are, and what was refused. Anyone may ask, so there is nothing else: no address, no number of mails.
     """
     checks: dict[str, Any] = {"database": _works(_ask_database), "broker": _works(_ask_broker)}
     ready = checks["database"] == "ok"
@@ -43,18 +43,31 @@ def readyz(request: HttpRequest) -> JsonResponse:
 
 
 def _webhooks() -> dict[str, Any]:
-    lives = webhooks.lives()
+    report = webhooks.report()
     return {
-        "webhooks": {
-            name: {"last_event_seconds": _whole(life.last_event_seconds), "silent": life.silent_seconds is not None}
-            for name, life in lives.items()
-        },
+        "webhooks": {name: _told(known) for name, known in report.items()},
         "warnings": [
-            f"{name}: mail was sent, and no webhook has come for {life.silent_seconds / 3600:.1f} hours"
-            for name, life in lives.items()
-            if life.silent_seconds is not None
+            f"{name}: mail was sent, and no webhook has come for {known.life.silent_seconds / 3600:.1f} hours"
+            for name, known in report.items()
+            if known.life.silent_seconds is not None
         ],
     }
+
+
+def _told(known: webhooks.Health) -> dict[str, Any]:
+    return {
+        "last_event_seconds": _whole(known.life.last_event_seconds),
+        "silent": known.life.silent_seconds is not None,
+        "lag_seconds": {"receipt": _rounded(known.lag.to_receipt), "record": _rounded(known.lag.to_record)},
+        "refusals": [
+            {"reason": each.reason, "code": each.code, "count": each.count, "last_at": each.last_at}
+            for each in known.refusals
+        ],
+    }
+
+
+def _rounded(percentiles: Mapping[float, float]) -> dict[str, float]:
+    return {str(quantile): round(seconds, 3) for quantile, seconds in percentiles.items()}
 
 
 def _whole(seconds: float | None) -> int | None:

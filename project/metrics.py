@@ -16,11 +16,10 @@ from prometheus_client.registry import Collector
 from mailer.exceptions import DATABASE_LOST
 from mailer.kinds import KINDS
 from mailer.models import RepeatCount
-from webhooks.health import report as health_report
+from webhooks import health
+from webhooks.health import MANY
 from webhooks.models import DeadLetter
 
-# As many rows as are counted at most.
-MANY: Final = 10_000
 LAGS: Final = {
     "receipt": "Seconds from an event to the webhook that reported it",
     "record": "Seconds from the receipt of a webhook to the record of its events",
@@ -44,7 +43,14 @@ class Mail(Collector):
             f"Webhooks' events that no delivery claimed within a day; {MANY} are that or more.",
             value=DeadLetter.objects.all()[:MANY].count(),
         )
-        return [repeats, letters, *_webhooks()]
+        receipts = GaugeMetricFamily(
+            "webhook_receipts",
+            f"Webhooks that wait to be tried again, and that could not be read; {MANY} are that or more.",
+            labels=["state"],
+        )
+        for state, count in health.left().items():
+            receipts.add_metric([state], count)
+        return [repeats, letters, receipts, *_webhooks(), *_inquiries()]
 
 
 def _webhooks() -> Iterable[Metric]:
@@ -71,16 +77,35 @@ def _webhooks() -> Iterable[Metric]:
         )
         for name, text in LAGS.items()
     ]
-    for provider, health in health_report().items():
-        for refusal in health.refusals:
+    for provider, known in health.report().items():
+        for refusal in known.refusals:
             refused.add_metric([provider, str(refusal.code), refusal.reason], refusal.count)
-        if health.life.last_event_at:
-            last.add_metric([provider], health.life.last_event_at.timestamp())
-        silent.add_metric([provider], health.life.silent_seconds or 0)
+        if known.life.last_event_at:
+            last.add_metric([provider], known.life.last_event_at.timestamp())
+        silent.add_metric([provider], known.life.silent_seconds or 0)
         for family, name in lags:
-            for quantile, seconds in getattr(health.lag, f"to_{name}").items():
+            for quantile, seconds in getattr(known.lag, f"to_{name}").items():
                 family.add_metric([provider, str(quantile)], seconds)
     return [refused, last, silent, *(family for family, _ in lags)]
+
+
+def _inquiries() -> Iterable[Metric]:
+    """Return what asking each provider came to."""
+    families = [
+        (family(f"inquiry_{name}", text, labels=["provider"]), name)
+        for family, name, text in (
+            (CounterMetricFamily, "asked", "Mails that the provider was asked about."),
+            (CounterMetricFamily, "told", "Events it told that no webhook had."),
+            (CounterMetricFamily, "failed", "Mails that it did not answer about."),
+            (GaugeMetricFamily, "tokens", "Requests that may go to it now."),
+            (GaugeMetricFamily, "silent_seconds", "For how long it is asked nothing; 0 where it is."),
+        )
+    ]
+    for provider, asking in health.asking().items():
+        for family, name in families:
+            if (figure := getattr(asking, name)) is not None:
+                family.add_metric([provider], figure)
+    return [family for family, _ in families]
 
 
 def _risky_repeats() -> dict[tuple[str, str], int]:

@@ -224,10 +224,11 @@ for _name, _days in (("WEBHOOK_EVENT_DAYS", WEBHOOK_EVENT_DAYS), ("MAIL_HISTORY_
 WEBHOOK_NONCE_DAYS = env.at_least(NONCE_DAYS, "WEBHOOK_NONCE_DAYS", default=2)
 # Hours after a mail was sent until it is a warning that its provider has reported nothing since.
 WEBHOOK_SILENCE_HOURS = env.at_least(0.1, "WEBHOOK_SILENCE_HOURS", default=6)
-# Whether providers are asked about mails of which no webhook told; how many requests a second all processes together
-# make for that, to one provider.
+# Whether providers are asked about mails of which no webhook told; how many requests a second, and how many at once,
+# all processes make for that together, where it is to be another figure than a provider has in `webhooks.polls`.
 RECONCILE = env.bool("RECONCILE", default=True)
-RECONCILE_RATE = env.at_least(0.001, "RECONCILE_RATE", default=1)
+RECONCILE_RATES = mail.read_by_provider(env, "RECONCILE_RATE_", MAIL_BACKENDS, minimum=0.001)
+RECONCILE_BURSTS = mail.read_by_provider(env, "RECONCILE_BURST_", MAIL_BACKENDS, minimum=1)
 DATA_UPLOAD_MAX_MEMORY_SIZE = WEBHOOK_MAX_BYTES
 # Nobody has a file to send here: without this, one of any size would be written to the disk.
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.MemoryFileUploadHandler"]

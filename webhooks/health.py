@@ -11,16 +11,22 @@ from typing import Any, Final
 
 from django.conf import settings
 from django.db import connection
+from django.utils import timezone
 
 from mailer.models import DeliveryEvent, DeliveryStatus
-from mailer.status import Status
-from webhooks.models import RefusalCount, WebhookReceipt
+from webhooks import polls
+from webhooks.models import Inquiry, RefusalCount, WebhookReceipt
+from webhooks.polls import POLLS
 from webhooks.providers import WEBHOOKS
+
+State = WebhookReceipt.State
 
 # Of a provider's events: the latest so many, and none older than a day, are what lags are told from.
 SAMPLE: Final = 1000
 # Of the deliveries old enough to have been reported about: the latest so many are looked at.
 LATEST: Final = 100
+# As many rows as are counted at most.
+MANY: Final = 10_000
 QUANTILES: Final = (0.5, 0.95, 0.99)
 
 
@@ -28,8 +34,9 @@ QUANTILES: Final = (0.5, 0.95, 0.99)
 class Life:
     """When a provider last reported an event, seconds since, and for how long it has left its mails without a word.
 
-    `silent_seconds` is None where all is well: nothing was sent since the last event, or not long enough ago
-    (WEBHOOK_SILENCE_HOURS). A provider that has never reported anything is silent since the mail that tells.
+    Only webhooks count: what it tells when it is asked says nothing of them. `silent_seconds` is None where all is
+    well: nothing was sent since the last event, or not long enough ago (WEBHOOK_SILENCE_HOURS). A provider that has
+    never reported anything is silent since the mail that tells.
     """
 
     last_event_at: datetime | None
@@ -41,7 +48,10 @@ class Life:
 class Lag:
     """Percentiles, in seconds by `QUANTILES`, over some events; empty where there are none.
 
-    The statement that records an event also folds it, unless it is parked: such a one counts as recorded.
+    `to_receipt` is from when it happened, by the provider's clock, to the begin of the transaction that stored the
+    webhook; `to_record` from there until the row of the event was written, once its delivery's lock was granted. The
+    statement that writes it also folds it, and the commit follows: neither is in the figure. One that is parked counts
+    as recorded.
     """
 
     events: int = 0
@@ -77,9 +87,46 @@ def report() -> dict[str, Health]:
     return {name: Health(life, lags[name], tuple(refused.get(name, ()))) for name, life in lives().items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What asking a provider came to (`webhooks.reconcile`).
+
+    `asked` mails, `told` events that no webhook had, `failed` mails that it did not answer about; `tokens` are requests
+    that may go to it now, None where it was never asked.
+    """
+
+    asked: int = 0
+    told: int = 0
+    failed: int = 0
+    tokens: float | None = None
+    silent_seconds: float = 0.0
+
+
+def asking() -> dict[str, Asking]:
+    """Return what asking came to, by provider: of all that were asked, and of those in use that can be."""
+    now = timezone.now()
+    known = {row.name: row for row in Inquiry.objects.filter(name__in=POLLS).order_by("name")}
+    unused = {name: Asking() for name in settings.MAIL_PROVIDERS if name in POLLS and settings.RECONCILE}
+    return unused | {name: _asking(row, now) for name, row in known.items()}
+
+
+def _asking(row: Inquiry, now: datetime) -> Asking:
+    filled = row.tokens + polls.rate(row.name) * max(0.0, (now - row.refilled_at).total_seconds())
+    silent = (row.silent_until - now).total_seconds() if row.silent_until else 0.0
+    return Asking(row.asked, row.told, row.failed, min(polls.burst(row.name), filled), max(0.0, silent))
+
+
+def left() -> dict[str, int]:
+    """Count the receipts that wait to be tried again, and those that could not be read: `MANY` are that or more."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LEFT, {"many": MANY})
+        return dict(cursor.fetchall())
+
+
 def lives() -> dict[str, Life]:
     """Return the cheaper half of the report: who has spoken when, and who is silent."""
-    rows = _ask(_LIVES, {"silence": settings.WEBHOOK_SILENCE_HOURS, "latest": LATEST})
+    kept: float = settings.WEBHOOK_EVENT_DAYS
+    rows = _ask(_LIVES, {"silence": settings.WEBHOOK_SILENCE_HOURS, "latest": LATEST, "kept": kept})
     return {name: Life(*rest) for name, *rest in rows}
 
 
@@ -104,10 +151,16 @@ _EVENT: Final = DeliveryEvent._meta.db_table
 _DELIVERY: Final = DeliveryStatus._meta.db_table
 _RECEIPT: Final = WebhookReceipt._meta.db_table
 
-# A mail that has been reported about, by an event that came before the answer of the provider, is past `sent`. Ids of
-# deliveries begin with the time they were made at, in milliseconds (RFC 9562 5.7), by which those old enough are found.
-# With `=` instead of `ANY` the order would be that of the ids alone, and a search along the primary key for a provider
-# that has not been used for a year would read that year.
+# Each state by its name: of one that comes from elsewhere the planner would not know that it is rare.
+_LEFT: Final = " UNION ALL ".join(
+    f"SELECT '{state}', (SELECT count(*) FROM (SELECT FROM {_RECEIPT} WHERE state = '{state}' LIMIT %(many)s) found)"
+    for state in (State.RETRY, State.POISON)
+)
+
+# A mail may have been reported about by an event that came before the answer of the provider; and the events of an old
+# one are not kept. Ids of deliveries begin with the time they were made at, in milliseconds (RFC 9562 5.7), by which
+# those old enough are found. With `=` instead of `ANY` the order would be that of the ids alone, and a search along the
+# primary key for a provider that has not been used for a year would read that year.
 _LIVES: Final = f"""
 SELECT p.name, last.at, extract(epoch FROM now() - last.at)::float8,
        CASE WHEN unheard.at IS NOT NULL THEN extract(epoch FROM now() - coalesce(last.at, unheard.at))::float8 END
@@ -123,12 +176,12 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT min(d.sent_at) AS at
     FROM (
-        SELECT d.sent_at, d.status FROM {_DELIVERY} d
+        SELECT d.id, d.sent_at FROM {_DELIVERY} d
         WHERE d.provider = ANY(ARRAY[p.name]) AND d.id < old.id
         ORDER BY d.provider, d.id DESC LIMIT %(latest)s
     ) d
-    WHERE d.status = '{Status.SENT}' AND d.sent_at > coalesce(last.at, '-infinity')
-      AND d.sent_at < due.at
+    WHERE d.sent_at > coalesce(last.at, now() - make_interval(secs => %(kept)s * 86400)) AND d.sent_at < due.at
+      AND NOT EXISTS (SELECT FROM {_EVENT} e WHERE e.delivery_id = d.id AND e.source = 'webhook')
 ) unheard ON true"""
 
 # A clock of theirs that runs ahead of ours is no lag. `OFFSET 0` has the receipts found one by one; a join might read

@@ -250,7 +250,8 @@ class Told:
 def record(provider: str, told: Sequence[Told]) -> list[list[Recorded]]:
     """Record events with what follows from them; return what was new in each, and tell of it once all is committed.
 
-    Call it in a transaction, as `ledger.record`. Messages are locked before deliveries, as in `mailer.outbox`.
+    A message that is told to have been accepted is in doubt no more. Call it in a transaction, as `ledger.record`:
+    messages are locked before deliveries, as in `mailer.outbox`.
     """
     facts: dict[str, Fact] = {}
     owners: dict[str, int] = {}
@@ -259,9 +260,12 @@ def record(provider: str, told: Sequence[Told]) -> list[list[Recorded]]:
             facts.setdefault(fact.dedupe_key, fact)
             owners.setdefault(fact.dedupe_key, place)
     doubts.confirm(
-        fact.message_id
-        for fact in facts.values()
-        if fact.message_id and fact.status and RANKS[fact.status] >= ACCEPTED_RANK
+        provider,
+        (
+            fact.message_id
+            for fact in facts.values()
+            if fact.message_id and fact.status and RANKS[fact.status] >= ACCEPTED_RANK
+        ),
     )
     news: list[list[Recorded]] = [[] for _ in told]
     recorded = ledger.record(list(facts.values()))

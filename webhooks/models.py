@@ -1,7 +1,6 @@
 """The inbox."""
 
-from datetime import timedelta
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from django.contrib.postgres.functions import TransactionNow
 from django.db import models
@@ -11,10 +10,8 @@ from django.utils.translation import gettext_lazy as _
 from uuid_utils.compat import uuid7
 
 from mailer.models import DeliveryEvent
+from mailer.parked import KEPT
 from users.addresses import mask
-
-# For how long the sweep seeks an event's delivery, as `mailer.ledger.match_parked` has it.
-PARKED_FOR: Final = timedelta(hours=24)
 
 
 class WebhookReceipt(models.Model):
@@ -125,7 +122,7 @@ class DeadLetters(models.Manager["DeadLetter"]):
     def get_queryset(self) -> "models.QuerySet[DeadLetter]":
         """Leave out what is parked still."""
         parked = super().get_queryset().filter(delivery=None)
-        return parked.filter(recorded_at__lte=Now() - PARKED_FOR)
+        return parked.filter(recorded_at__lte=Now() - KEPT)
 
 
 class DeadLetter(DeliveryEvent):

@@ -1,9 +1,12 @@
 """Reconcile: ask providers what became of mails that no webhook tells of, and record it as webhooks are.
 
-A delivery that is `sent` for ten minutes, and still is an hour, six hours and a day after, is asked about each time, if
-its provider can be asked (`webhooks.polls`). The sweep does it. It never holds up the mail: a round makes few requests,
-all at once, and waits for seconds at most; a provider that throttles, refuses or does not answer is left alone, by all
-processes, and its sending is not touched. What came of it is in `Inquiry`.
+A delivery that is `sent` for ten minutes, or was deferred or bounced for now, and still is so an hour, six hours and a
+day after, is asked about each time, if its provider can be asked (`webhooks.polls`). The sweep does it. It never holds
+up the mail: a round makes few requests, all at once, and waits for seconds at most; a provider that throttles, refuses
+or does not answer is left alone, by all processes, and its sending is not touched. What came of it is in `Inquiry`.
+
+There is an end to it: a delivery is asked about no more once its last question was answered, or refused; nor after two
+days, nor where its turn has not come for a day, since there is more to ask than the provider allows.
 """
 
 import time
@@ -27,7 +30,7 @@ from mailer.models import DeliveryStatus
 from mailer.providers import PROVIDERS
 from mailer.providers.base import get
 from mailer.verdicts import Verdict
-from webhooks import inbox, normal
+from webhooks import inbox, normal, polls
 from webhooks.inbox import Told
 from webhooks.models import Inquiry
 from webhooks.polls import POLLS, Story
@@ -37,8 +40,12 @@ log = structlog.get_logger(__name__)
 
 # Seconds after it was sent at which a delivery is asked about; the first is `ledger.INQUIRY`.
 DELAYS: Final = (600, 3600, 6 * 3600, 24 * 3600)
-# Mails that one round asks one provider about: so many tokens may gather.
-LIMIT: Final = 20
+# Seconds after it was sent from which on a delivery is asked about no more, answer or not; and for which one waits that
+# nobody gets to ask about. Providers know of it for three days at least.
+LATEST: Final = 48 * 3600
+WAITING: Final = 24 * 3600
+# Deliveries that one round gives up.
+LIMIT: Final = 1000
 # Seconds that one round waits for answers.
 PATIENCE: Final = 3.0
 # Seconds for which whoever asks has a delivery for himself.
@@ -51,6 +58,8 @@ SILENCE: Final[dict[Verdict, float]] = {
     Verdict.CONFIGURATION: 3600.0,
     Verdict.SENDER: 3600.0,
 }
+# What nobody expects to be answered otherwise soon.
+REFUSED: Final = frozenset({Verdict.CONFIGURATION, Verdict.SENDER})
 
 
 @dataclass(slots=True)
@@ -62,8 +71,10 @@ class Question:
     deliveries: list[UUID]
     story: Story
     parts: list[Any] | None = None
+    requests: int = 0
     error: str = ""
     silence: float = 0.0
+    is_refused: bool = False
 
 
 @dataclass(slots=True)
@@ -75,7 +86,9 @@ class Score:
     failed: int = 0
     error: str = ""
     silence: float = 0.0
+    spared: int = 0
     answered: list[UUID] = field(default_factory=list)
+    refused: list[UUID] = field(default_factory=list)
 
 
 def reconcile() -> int:
@@ -86,6 +99,7 @@ def reconcile() -> int:
     """
     if not settings.RECONCILE:
         return 0
+    _give_up()
     questions = [question for name in _due() for question in _claim(name)]
     if not questions:
         return 0
@@ -98,6 +112,11 @@ def reconcile() -> int:
     return sum(score.told for score in scores.values())
 
 
+def _give_up() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_GIVE_UP, {"names": list(POLLS), "waiting": WAITING, "limit": LIMIT})
+
+
 def _due() -> list[str]:
     with connection.cursor() as cursor:
         cursor.execute(_DUE, [list(POLLS)])
@@ -106,18 +125,23 @@ def _due() -> list[str]:
 
 @transaction.atomic
 def _claim(name: str) -> list[Question]:
-    """Take some of a provider's due deliveries, as many as its tokens allow; none where another process does so now."""
+    """Take some of a provider's due deliveries, as many as its tokens allow; none where another process does so now.
+
+    Each question takes the tokens that it may need at most; those that it did not need come back with its answer.
+    """
+    poll = POLLS[name]
     with connection.cursor() as cursor:
-        cursor.execute(_KNOW, [name])
-        cursor.execute(_FREE, {"name": name, "rate": settings.RECONCILE_RATE, "burst": LIMIT})
-        if not (free := cursor.fetchone()) or free[0] < 1:
+        cursor.execute(_KNOW, [name, poll.most])
+        cursor.execute(_FREE, {"name": name, "rate": polls.rate(name), "burst": polls.burst(name)})
+        if not (free := cursor.fetchone()) or free[0] < poll.most:
             return []
-        cursor.execute(_CLAIM, {"name": name, "limit": int(free[0]), "held": HELD})
+        limit = int(free[0] / poll.most)
+        cursor.execute(_CLAIM, {"name": name, "limit": limit, "held": HELD, "latest": LATEST})
         deliveries: dict[str, list[UUID]] = {}
-        for identifier, esp_message_id in cursor.fetchall():
-            deliveries.setdefault(esp_message_id, []).append(identifier)
-        deliveries.pop("", None)  # nothing to ask by
-        cursor.execute(_SPEND, [free[0] - len(deliveries), name])
+        for identifier, esp_message_id, is_asked in cursor.fetchall():
+            if is_asked:
+                deliveries.setdefault(esp_message_id, []).append(identifier)
+        cursor.execute(_SPEND, [free[0] - len(deliveries) * poll.most, name])
     try:
         backend = letters.backend_at(PROVIDERS[name].backend)
     except (ImproperlyConfigured, *UNREADABLE) as error:
@@ -125,7 +149,7 @@ def _claim(name: str) -> list[Question]:
         log.warning("inquiry_failed", provider=name, error_class=type(error).__name__)
         _close(name, Score(error=type(error).__name__, silence=SILENCE[Verdict.CONFIGURATION]))
         return []
-    return [Question(name, each, ids, POLLS[name].ask(backend, each)) for each, ids in deliveries.items()]
+    return [Question(name, each, ids, poll.ask(backend, each)) for each, ids in deliveries.items()]
 
 
 def _ask(questions: Iterable[Question]) -> None:
@@ -154,6 +178,7 @@ def _go_on(question: Question, answer: Any, courier: couriers.Courier, ended: "S
     except UNREADABLE as error:
         question.error = type(error).__name__
         return False
+    question.requests += 1
     try:
         courier.send(letters.prepared(PROVIDERS[question.provider], request), question, ended)
     except (ImproperlyConfigured, OSError, ValueError) as error:
@@ -180,6 +205,7 @@ def _heard(one: "Ended[Question]") -> bool:
         return True
     question.error = f"http_{response.status}"
     question.silence = SILENCE.get(verdict, 0.0)
+    question.is_refused = verdict in REFUSED
     if verdict is Verdict.THROTTLED:
         question.silence = letters.retry_after(response) or question.silence
     return False
@@ -188,13 +214,16 @@ def _heard(one: "Ended[Question]") -> bool:
 def _record(question: Question, score: Score) -> None:
     """Record what was told of a mail, as a webhook's events are, and count what came of the question."""
     score.asked += 1
+    score.spared += POLLS[question.provider].most - question.requests
     if question.parts is not None:
         question.error = _told(question, score) or question.error
     if question.error:
         score.failed += 1
         score.error, score.silence = question.error, max(score.silence, question.silence)
         log.warning("inquiry_failed", provider=question.provider, error_class=question.error)
-    if not question.silence:
+    if question.is_refused:
+        score.refused += question.deliveries
+    elif not question.silence:
         score.answered += question.deliveries
 
 
@@ -216,7 +245,7 @@ def _told(question: Question, score: Score) -> str:
 @transaction.atomic
 def _settle(name: str, score: Score) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(_NEXT, {"ids": score.answered, "delays": list(DELAYS)})
+        cursor.execute(_NEXT, {"answered": score.answered, "refused": score.refused, "delays": list(DELAYS)})
     _close(name, score)
     log.info("inquiries_made", provider=name, asked=score.asked, told=score.told, failed=score.failed)
 
@@ -232,6 +261,8 @@ def _close(name: str, score: Score) -> None:
                 "failed": score.failed,
                 "error": score.error[:64],
                 "silence": score.silence,
+                "spared": score.spared,
+                "burst": polls.burst(name),
             },
         )
 
@@ -239,13 +270,25 @@ def _close(name: str, score: Score) -> None:
 _DELIVERY: Final = DeliveryStatus._meta.db_table
 _INQUIRY: Final = Inquiry._meta.db_table
 
+# It waits for no lock on a delivery, and so can be in nobody's circle.
+_GIVE_UP: Final = f"""
+WITH late AS MATERIALIZED (
+    SELECT late.id FROM unnest(%(names)s::text[]) p(name) CROSS JOIN LATERAL (
+        SELECT d.id FROM {_DELIVERY} d
+        WHERE d.provider = p.name AND d.inquire_at <= now() - make_interval(secs => %(waiting)s)
+        ORDER BY d.inquire_at LIMIT %(limit)s
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) late
+)
+UPDATE {_DELIVERY} d SET inquire_at = NULL FROM late WHERE d.id = late.id"""
+
 _DUE: Final = f"""
 SELECT p.name FROM unnest(%s::text[]) p(name)
 WHERE EXISTS (SELECT FROM {_DELIVERY} d WHERE d.provider = p.name AND d.inquire_at <= now())
   AND NOT EXISTS (SELECT FROM {_INQUIRY} i WHERE i.name = p.name AND i.silent_until > now())"""
 
 _KNOW: Final = f"""
-INSERT INTO {_INQUIRY} (name, tokens, refilled_at, asked, told, failed, error) VALUES (%s, 1, now(), 0, 0, 0, '')
+INSERT INTO {_INQUIRY} (name, tokens, refilled_at, asked, told, failed, error) VALUES (%s, %s, now(), 0, 0, 0, '')
 ON CONFLICT (name) DO NOTHING"""
 
 # The row is held until the claim is committed: who comes meanwhile passes over the provider.
@@ -256,22 +299,27 @@ FOR NO KEY UPDATE SKIP LOCKED"""
 
 _SPEND: Final = f"UPDATE {_INQUIRY} SET tokens = %s, refilled_at = now() WHERE name = %s"
 
-# It waits for no lock on a delivery, and so can be in nobody's circle.
+# As `_GIVE_UP` does it. Of what nothing can be asked by, or no more, there is no next time.
 _CLAIM: Final = f"""
 WITH due AS MATERIALIZED (
-    SELECT id FROM {_DELIVERY} WHERE provider = %(name)s AND inquire_at <= now()
+    SELECT id,
+           esp_message_id <> '' AND coalesce(sent_at, status_at) > now() - make_interval(secs => %(latest)s) AS asked
+    FROM {_DELIVERY} WHERE provider = %(name)s AND inquire_at <= now()
     ORDER BY inquire_at LIMIT %(limit)s
     FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE {_DELIVERY} d
-SET inquire_at = CASE WHEN d.esp_message_id <> '' THEN now() + make_interval(secs => %(held)s) END
+UPDATE {_DELIVERY} d SET inquire_at = CASE WHEN due.asked THEN now() + make_interval(secs => %(held)s) END
 FROM due WHERE d.id = due.id
-RETURNING d.id, d.esp_message_id"""
+RETURNING d.id, d.esp_message_id, due.asked"""
 
-# What has another status by now has no next time. Deliveries are locked in the order of their ids, as in the ledger.
+# What has a final status by now has no next time. One whose question was refused comes back as soon as its provider may
+# be asked again, but not after its last time. Deliveries are locked in the order of their ids, as in the ledger.
 _NEXT: Final = f"""
 WITH asked AS MATERIALIZED (
-    SELECT id, sent_at FROM {_DELIVERY} WHERE id = ANY(%(ids)s) AND inquire_at IS NOT NULL
+    SELECT id, coalesce(sent_at, status_at) AS sent_at FROM {_DELIVERY}
+    WHERE inquire_at IS NOT NULL AND (
+        id = ANY(%(answered)s) OR id = ANY(%(refused)s) AND coalesce(sent_at, status_at)
+            <= now() - make_interval(secs => (SELECT max(delay) FROM unnest(%(delays)s::int[]) delay)))
     ORDER BY id FOR NO KEY UPDATE
 )
 UPDATE {_DELIVERY} d SET inquire_at = (
@@ -281,6 +329,7 @@ FROM asked WHERE d.id = asked.id"""
 
 _COUNT: Final = f"""
 UPDATE {_INQUIRY} SET asked = asked + %(asked)s, told = told + %(told)s, failed = failed + %(failed)s,
+    tokens = least(%(burst)s, tokens + %(spared)s),
     error = CASE WHEN %(failed)s > 0 OR %(error)s <> '' THEN %(error)s ELSE error END,
     silent_until = CASE WHEN %(silence)s > 0 THEN now() + make_interval(secs => %(silence)s) ELSE silent_until END
 WHERE name = %(name)s"""

@@ -6,10 +6,10 @@ one of the same type keeps the reading it was recorded with. `Round.differing` c
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import structlog
@@ -31,26 +31,34 @@ State = WebhookReceipt.State
 BATCH: Final = 100
 # Events that are rehearsed in one transaction, or those of one receipt where it has more.
 EVENTS: Final = 5000
+# What sorts before any receipt.
+FIRST: Final = UUID(int=0)
 # How far the clock that an id was made by, a process's, may be from the database's.
 SKEW: Final = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which receipts to replay: those that came from `since` on and before `until`. What is empty narrows nothing."""
+    """Which receipts to replay: those that came from `since` on and before `until`. What is empty narrows nothing.
+
+    Of these it is the ones after `after` and, unless they are named, up to `last`, by their ids: these count up with
+    time.
+    """
 
     ids: Sequence[UUID] = ()
     providers: Sequence[str] = ()
     states: Sequence[str] = ()
     since: datetime | None = None
     until: datetime | None = None
+    after: UUID = FIRST
     # What comes in while they are replayed is none of them.
     last: UUID = field(default_factory=uuid7)
 
     def receipts(self) -> QuerySet[WebhookReceipt]:
         """Return them, in no order."""
         # Who names receipts means those, also one that came a moment ago, by a clock that is ahead of ours.
-        found = WebhookReceipt.objects.filter(**({"pk__in": self.ids} if self.ids else {"pk__lte": self.last}))
+        named: dict[str, Any] = {"pk__in": self.ids} if self.ids else {"pk__lte": self.last}
+        found = WebhookReceipt.objects.filter(pk__gt=self.after, **named)
         if self.providers:
             found = found.filter(provider__in=self.providers)
         if self.states:
@@ -61,6 +69,15 @@ class Selection:
         if self.until:
             found = found.filter(received_at__lt=self.until, pk__lt=_first_id(self.until + SKEW))
         return found
+
+    def begin(self, most: int) -> tuple["Selection", bool]:
+        """Narrow it to what is among the first so many receipts of its time; tell whether there are more.
+
+        What looks for a provider reads all receipts of the time: this bounds it.
+        """
+        rows = replace(self, providers=(), states=()).receipts().order_by("pk").values_list("pk", flat=True)
+        edge = list(rows[most - 1 : most + 1])
+        return (replace(self, last=edge[0]), True) if len(edge) > 1 else (self, False)
 
     def counts(self) -> dict[str, int]:
         """Count them by provider and state."""
@@ -88,7 +105,8 @@ class Round:
     """What came of some receipts.
 
     `parked` are those of the new events whose delivery is not known. `differing` are events that are recorded already,
-    and read otherwise now. `failures` has an error's name for each receipt that cannot be read or recorded.
+    and read otherwise now. `failures` has an error's name for each receipt that cannot be read or recorded. `last` is
+    the last one that it looked at.
     """
 
     receipts: int = 0
@@ -97,6 +115,17 @@ class Round:
     differing: int = 0
     changes: list[Change] = field(default_factory=list)
     failures: dict[UUID, str] = field(default_factory=dict)
+    last: UUID = FIRST
+
+    def include(self, other: "Round") -> None:
+        """Take another round, a later one, into this one."""
+        self.receipts += other.receipts
+        self.new_events += other.new_events
+        self.parked += other.parked
+        self.differing += other.differing
+        self.changes += other.changes
+        self.failures |= other.failures
+        self.last = other.last
 
     def add(self, provider: str, recorded: Iterable[Recorded]) -> None:
         """Count the news of one provider."""
@@ -109,24 +138,27 @@ class Round:
         self.changes += sorted(changed.values(), key=attrgetter("delivery_id"))
 
 
-def replay(selection: Selection, *, dry_run: bool = False) -> Iterator[Round]:
-    """Replay receipts in the order in which they came, a round at a time.
+def replay(
+    selection: Selection, *, dry_run: bool = False, batch: int | None = None, most: int | None = None
+) -> Iterator[Round]:
+    """Replay receipts in the order in which they came, a round of BATCH or so many at a time, `most` of them in all.
 
     One that fails is left as it was, and harms no other. A dry run says what would come of them, and writes nothing: it
     looks at each round as if it were the only one. Raises Django's errors where the database is away; what was replayed
     by then may be replayed again.
     """
     rows = selection.receipts().order_by("pk").values_list("pk", flat=True)
-    batch = list(rows[:BATCH])
-    while batch:
-        yield from _rehearse(batch) if dry_run else [_replay(batch)]
-        batch = list(rows.filter(pk__gt=batch[-1])[:BATCH])
+    size, last, left = batch or BATCH, selection.after, most
+    while ids := list(rows.filter(pk__gt=last)[: size if left is None else min(size, left)]):
+        yield from _rehearse(ids) if dry_run else [_replay(ids)]
+        last, left = ids[-1], None if left is None else left - len(ids)
 
 
 def _replay(identifiers: Iterable[UUID]) -> Round:
     done = Round()
     for identifier in identifiers:
         done.receipts += 1
+        done.last = identifier
         try:
             receipt, facts, recorded = inbox.replay(identifier)
         except WebhookReceipt.DoesNotExist:
@@ -150,6 +182,7 @@ def _rehearse(identifiers: Iterable[UUID]) -> Iterator[Round]:
     for identifier in identifiers:
         facts[identifier] = _read(identifier, done)
         done.receipts += 1
+        done.last = identifier
         if sum(map(len, facts.values())) >= EVENTS:
             _look(facts, done)
             yield done

@@ -10,7 +10,7 @@ from rest_framework.test import APIClient
 
 from mailer import ledger, outbox
 from mailer.ledger import Fact, Source
-from mailer.models import DeliveryStatus
+from mailer.models import DeliveryStatus, Message
 from mailer.status import EVENT_STATUS
 from users.models import User
 from webhooks import inbox
@@ -64,6 +64,7 @@ def post(delivery, body=None):
         "Details": "smtp;250 OK",
         "Metadata": {"message_id": str(delivery.message_id)},
     }
+    Message.objects.filter(pk=delivery.message_id).update(provider="postmark")  # as the intent to send it does
     return inbox.process("postmark", Incoming({}, json.dumps(told).encode() if body is None else body))
 
 

@@ -33,6 +33,7 @@ OPERATIONS = {
     ("get", "/api/v1/deliveries/{id}"): "delivery",
     ("get", "/api/v1/webhook-receipts"): "list_webhook_receipts",
     ("get", "/api/v1/webhook-receipts/{id}"): "webhook_receipt",
+    ("post", "/api/v1/webhook-receipts/replay"): "replay_webhook_receipts",
     ("post", "/api/v1/webhook-receipts/{id}/replay"): "replay_webhook_receipt",
 }
 PUBLIC = {"register", "verify_email", "resend_verification", "create_token"}
@@ -109,7 +110,7 @@ class TestDocument:
         }
 
         assert {name for name, content in bodies.items() if not content.get("examples")} == set()
-        assert len([name for name in bodies if name.endswith("request")]) == 5
+        assert len([name for name in bodies if name.endswith("request")]) == 6
 
     def test_every_example_is_what_its_schema_says(self, document):
         for operation in operations(document).values():

@@ -13,6 +13,7 @@ from django.db.models.functions import Now
 from mailer import doubts, ledger, letters, outbox, sender, sweeping
 from mailer.models import Attempt, DeliveryStatus, Message, ProviderState
 from mailer.packing import ENOUGH, SMALL
+from mailer.routing import FAILURES
 from tests.mailer.conftest import change, delivery_of, enqueue, intend_one, make_due, read, run
 
 ALL = pytest.mark.parametrize("provider", ["postmark", "mailjet", "resend"])
@@ -225,6 +226,20 @@ def test_what_is_throttled_travels_together_again(db, through, provider):
 
     assert sizes(simulator) == [12, 12]
     assert states() == {"sent": 12}
+
+
+@ALL
+@pytest.mark.parametrize("fault", ["rate_5xx_before", "rate_reset_before"])
+def test_a_request_that_fails_is_one_failure_however_many_it_carries(db, through, provider, fault):
+    simulator = through(provider)
+    simulator.faults(**{fault: 1})
+    several(2 * FAILURES)
+
+    sender.drain()
+
+    assert sizes(simulator) == [2 * FAILURES]
+    state = ProviderState.objects.get(name=provider)
+    assert (state.failures, state.reason, state.blocked_until) == (1, "", None)
 
 
 @pytest.mark.parametrize("provider", ["postmark", "mailjet"])

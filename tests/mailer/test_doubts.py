@@ -22,7 +22,7 @@ def test_confirm_takes_a_message_in_doubt_for_sent(db, state):
     intend_one(message)
     change(message, state=state)
 
-    assert doubts.confirm([message.pk]) == 1
+    assert doubts.confirm("resend", [message.pk]) == 1
 
     row = read(message)
     assert (row.state, row.content, row.lease_until) == ("sent", None, None)
@@ -34,7 +34,7 @@ def test_confirm_leaves_what_is_sent(db):
     intend_one(message)
     change(message, state="sent")
 
-    assert doubts.confirm([message.pk]) == 0
+    assert doubts.confirm("resend", [message.pk]) == 0
 
     assert read(message).finished_at is None
 
@@ -49,7 +49,7 @@ def test_what_was_accepted_is_sent_though_it_was_cancelled(db, prove):
     if prove == "an answer":
         outbox.settle([outcome(claim, "sent", "sent", verdict=Verdict.ACCEPTED)])
     else:
-        doubts.confirm([message.pk])
+        doubts.confirm("resend", [message.pk])
 
     assert read(message).state == "sent"
 
@@ -58,7 +58,7 @@ def test_confirm_does_not_believe_in_what_was_cancelled_and_never_tried(db):
     message = enqueue()
     assert operators.cancel(message.pk)
 
-    assert doubts.confirm([message.pk]) == 0
+    assert doubts.confirm("resend", [message.pk]) == 0
 
     assert read(message).state == "cancelled"
 
@@ -66,14 +66,14 @@ def test_confirm_does_not_believe_in_what_was_cancelled_and_never_tried(db):
 def test_confirm_does_not_believe_in_what_was_never_tried(db):
     message = enqueue()
 
-    assert doubts.confirm([message.pk]) == 0
+    assert doubts.confirm("resend", [message.pk]) == 0
 
     assert read(message).state == "pending"
 
 
 def test_confirm_nothing(db, django_assert_num_queries):
     with django_assert_num_queries(0):
-        assert doubts.confirm([]) == 0
+        assert doubts.confirm("resend", []) == 0
 
 
 @pytest.fixture
@@ -138,7 +138,9 @@ def test_resolve_has_a_suppression_respected_by_what_the_provider_never_had(doub
     assert (read(message).state, delivery_of(message).status) == ("suppressed", "cancelled")
     assert simulator.accepted(message.pk) == []
     # When a search is complete is a guess: a report that it has arrived counts for more.
-    ledger.record([fact("delivered", message_id=message.pk, recipient_canonical="ada@example.com")])
+    ledger.record(
+        [fact("delivered", provider="postmark", message_id=message.pk, recipient_canonical="ada@example.com")]
+    )
     assert delivery_of(message).status == "delivered"
 
 

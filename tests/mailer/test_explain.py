@@ -18,7 +18,7 @@ from django.db.models.functions import Cast, Now
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from mailer import doubts, ledger, outbox, sweeping
+from mailer import doubts, ledger, outbox, parked, sweeping
 from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message
 from tests.mailer.conftest import fact
 from users.models import User
@@ -181,7 +181,7 @@ def test_intend_and_settle(rolled_back):
 
 def test_confirm(some):
     with explained() as plans:
-        doubts.confirm([some.message_id])
+        doubts.confirm("resend", [some.message_id])
 
     check(plans, Message)
 
@@ -199,7 +199,9 @@ def test_resolve(rolled_back, kind):
 
 def test_reconcile(rolled_back):
     ids = DeliveryStatus.objects.filter(provider="resend").values("id")[:1000]
-    DeliveryStatus.objects.filter(id__in=ids).update(status="sent", inquire_at=Now() - timedelta(hours=1))
+    DeliveryStatus.objects.filter(id__in=ids).update(
+        status="sent", sent_at=Now() - timedelta(hours=2), inquire_at=Now() - timedelta(hours=1)
+    )
 
     with explained() as plans:
         reconcile.reconcile()  # nobody is there to answer
@@ -264,7 +266,11 @@ def test_record(some, named, count):
     rows = DeliveryStatus.objects.filter(status="delivered")[:count]
     names = {
         "by delivery": lambda row: {"delivery_id": row.pk},
-        "by message": lambda row: {"message_id": row.message_id, "recipient_canonical": row.recipient_canonical},
+        "by message": lambda row: {
+            "provider": row.provider,
+            "message_id": row.message_id,
+            "recipient_canonical": row.recipient_canonical,
+        },
         "by provider": lambda row: {"provider": row.provider, "esp_message_id": row.esp_message_id},
         "by nobody": lambda row: {"provider": "postmark", "esp_message_id": f"nobody's {row.pk}"},
     }
@@ -282,7 +288,7 @@ def test_match_parked(some):
     ledger.record([fact("sent", delivery_id=queued().pk, provider="postmark", esp_message_id="nobody-7")])
 
     with explained() as plans:
-        assert len(ledger.match_parked()) == 1
+        assert len(parked.match()) == 1
 
     check(plans, DeliveryStatus, DeliveryEvent)
 

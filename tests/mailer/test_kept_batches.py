@@ -243,7 +243,7 @@ def test_a_silent_provider_is_asked_once_a_round(db, resend, answering):
 
     assert repeat() == 1
 
-    assert ProviderState.objects.get().reason == "failing"
+    assert ProviderState.objects.get().failures == 1
     assert Attempt.objects.filter(token=2).count() == COUNT
 
 
@@ -286,7 +286,7 @@ def test_of_two_processes_one_repeats(transactional_db, resend):
 
 def test_what_a_webhook_has_confirmed_stays_in_the_repeat(db, resend):
     first, *others = left_in_doubt(resend, "rate_reset_after")
-    assert doubts.confirm([first.pk]) == 1
+    assert doubts.confirm("resend", [first.pk]) == 1
 
     repeat()
 
@@ -299,7 +299,7 @@ def test_what_a_webhook_has_confirmed_stays_in_the_repeat(db, resend):
 
 def test_once_all_are_confirmed_there_is_nothing_to_repeat(db, resend):
     messages = left_in_doubt(resend, "rate_reset_after")
-    doubts.confirm(each.pk for each in messages)
+    doubts.confirm("resend", [each.pk for each in messages])
 
     repeat()
 

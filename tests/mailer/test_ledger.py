@@ -1,18 +1,17 @@
 """What recording facts does to events and deliveries, alone and when many do it at once."""
 
 import random
-from datetime import timedelta
 
 import pytest
 from django.db import transaction
-from django.db.models.functions import Now
 
-from mailer import ledger
+from mailer import ledger, parked
 from mailer.ledger import Effect
 from mailer.models import DeliveryEvent, DeliveryStatus, Message
+from mailer.parked import Walk
 from mailer.status import Mark, Status, fold
 from tests.conftest import in_threads
-from tests.mailer.conftest import at, delivery_of, enqueue, fact, new_delivery
+from tests.mailer.conftest import at, change, delivery_of, enqueue, fact, new_delivery
 
 
 def get(delivery_id) -> DeliveryStatus:
@@ -148,6 +147,7 @@ def test_record_an_event_for_nobody_parks_it(db):
 
 def test_record_finds_a_delivery_by_our_message_id(message):
     delivery_id = new_delivery(message=message)
+    change(message, provider="resend")
 
     ledger.record([fact("delivered", message_id=message.pk, provider="resend", esp_message_id="re-1")])
 
@@ -169,7 +169,7 @@ def test_record_finds_the_recipients_among_several_deliveries(message, by_our_id
     bob = new_delivery(message=message, recipient="bob@example.com")
     for delivery_id in (ada, bob):
         learn(delivery_id, "shared")
-    known = {"message_id": message.pk} if by_our_id else {"provider": "postmark", "esp_message_id": "shared"}
+    known = {"provider": "postmark", **({"message_id": message.pk} if by_our_id else {"esp_message_id": "shared"})}
 
     ledger.record([fact("bounced", recipient_canonical="bob@example.com", **known)])
 
@@ -245,46 +245,6 @@ def test_record_keeps_what_the_provider_said(db):
 # --- Parked events --------------------------------------------------------------------------------------
 
 
-def test_match_parked_finds_deliveries_that_have_learned_their_id(db):
-    ledger.record([fact("opened", provider="postmark", esp_message_id="pm-1")])
-    delivery_id = new_delivery()
-    learn(delivery_id, "pm-1")
-
-    (matched,) = ledger.match_parked()
-
-    delivery = get(delivery_id)
-    assert (matched.delivery_id, matched.effect) == (delivery_id, Effect.CHANGED)
-    assert (delivery.status, delivery.open_count) == ("delivered", 1)
-    assert DeliveryEvent.objects.get(event_type="opened").delivery_id == delivery_id
-
-
-def test_match_parked_again_changes_nothing(db):
-    ledger.record([fact("opened", provider="postmark", esp_message_id="pm-1")])
-    learn(new_delivery(), "pm-1")
-    ledger.match_parked()
-    before = snapshot()
-
-    assert ledger.match_parked() == []
-
-    assert snapshot() == before
-
-
-def test_match_parked_leaves_what_is_still_nobodys(db):
-    ledger.record([fact("opened", provider="postmark", esp_message_id="nobody's"), fact("clicked")])
-    learn(new_delivery(), "pm-1")
-
-    assert ledger.match_parked() == []
-
-    assert DeliveryEvent.objects.filter(delivery=None).count() == 2
-
-
-def test_match_parked_keeps_to_its_limit(db):
-    ledger.record([fact("opened", provider="postmark", esp_message_id="pm-1") for _ in range(5)])
-    learn(new_delivery(), "pm-1")
-
-    assert [len(ledger.match_parked(limit=2)) for _ in range(4)] == [2, 2, 1, 0]
-
-
 def test_match_parked_of_matches_only_those_named(db):
     for identifier in ("one", "two"):
         ledger.record([fact("opened", provider="postmark", esp_message_id=identifier)])
@@ -345,19 +305,10 @@ def test_match_parked_by_many_threads_gives_each_event_once():
         if number < 5:
             learn(deliveries[number], f"pm-{number}")
         return len(ledger.match_parked_of([("postmark", f"pm-{place}") for place in range(5)])) + len(
-            ledger.match_parked()
+            parked.match(walk=Walk())
         )
 
-    matched = sum(in_threads(8, work)) + len(ledger.match_parked())
+    matched = sum(in_threads(8, work)) + len(parked.match())
 
     assert matched == 50
     assert [get(delivery_id).open_count for delivery_id in deliveries] == [10] * 5
-
-
-def test_match_parked_gives_strangers_up_after_a_day(db):
-    ledger.record([fact("delivered", esp_message_id="theirs", provider="resend")])
-    DeliveryEvent.objects.update(recorded_at=Now() - timedelta(hours=25))
-    message = enqueue()
-    DeliveryStatus.objects.filter(message=message).update(provider="resend", esp_message_id="theirs")
-
-    assert ledger.match_parked() == []

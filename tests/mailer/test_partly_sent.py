@@ -107,7 +107,7 @@ def test_a_report_on_who_was_accepted_does_not_end_what_others_wait_for(db, serv
     server.replies |= {"eve@example.com": "451 4.7.1 greylisted"}
     sender.drain()
 
-    assert doubts.confirm([message.pk]) == 0
+    assert doubts.confirm("resend", [message.pk]) == 0
 
     assert read(message).state == "retry"
 

@@ -202,8 +202,10 @@ def test_settle_and_sweep_and_confirm_at_once_do_not_deadlock():
         if number % 3 == 1:
             return sweeping.sweep()
         with transaction.atomic():
-            doubts.confirm(message.pk for message in messages[::-1])
-            return ledger.record([fact("delivered", message_id=message.pk) for message in messages[::-1]])
+            doubts.confirm("resend", [message.pk for message in messages[::-1]])
+            return ledger.record(
+                [fact("delivered", message_id=message.pk, provider="resend") for message in messages[::-1]]
+            )
 
     in_threads(6, work)
 

@@ -4,15 +4,19 @@ import contextlib
 import signal
 import socket
 import time
+from datetime import timedelta
 
 import pytest
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection
 
 from mailer import ledger, outbox
+from mailer.models import DeliveryEvent
 from project.embedded import Valkey
 from tests.conftest import free_port
 from tests.mailer.conftest import fact
 from tests.webhooks.test_health import sent_hours_ago
+from webhooks.models import RefusalCount, WebhookReceipt
 
 
 @contextlib.contextmanager
@@ -128,7 +132,12 @@ def test_readyz_leaves_out_what_is_not_due_yet(client, transactional_db):
 def test_readyz_verbose_tells_of_each_provider_and_warns_of_one_that_is_silent(client, db, settings):
     settings.WEBHOOK_SECRETS = {"resend": ["a secret"], "postmark": ["a secret"]}
     sent_hours_ago(7.5, "resend")
-    ledger.record([fact("delivered", esp_message_id="nobody's", provider="postmark")])
+    receipt = WebhookReceipt.objects.create(provider="postmark", body=b"", state="processed")
+    ledger.record([fact("delivered", esp_message_id="nobody's", provider="postmark", receipt_id=receipt.pk)])
+    recorded_at = DeliveryEvent.objects.get().recorded_at
+    DeliveryEvent.objects.update(occurred_at=recorded_at - timedelta(seconds=3))
+    WebhookReceipt.objects.update(received_at=recorded_at - timedelta(seconds=1))
+    refusal = RefusalCount.objects.create(provider="resend", reason="the signature is missing", code=401, count=7)
 
     response = client.get("/readyz?verbose")
 
@@ -136,8 +145,28 @@ def test_readyz_verbose_tells_of_each_provider_and_warns_of_one_that_is_silent(c
     answer = response.json()
     assert answer["status"] == "ok"
     assert answer["webhooks"] == {
-        "postmark": {"last_event_seconds": 0, "silent": False},
-        "resend": {"last_event_seconds": None, "silent": True},
+        "postmark": {
+            "last_event_seconds": 0,
+            "silent": False,
+            "lag_seconds": {
+                "receipt": dict.fromkeys(("0.5", "0.95", "0.99"), 2.0),
+                "record": dict.fromkeys(("0.5", "0.95", "0.99"), 1.0),
+            },
+            "refusals": [],
+        },
+        "resend": {
+            "last_event_seconds": None,
+            "silent": True,
+            "lag_seconds": {"receipt": {}, "record": {}},
+            "refusals": [
+                {
+                    "reason": "the signature is missing",
+                    "code": 401,
+                    "count": 7,
+                    "last_at": DjangoJSONEncoder().default(refusal.last_at),
+                }
+            ],
+        },
     }
     assert answer["warnings"] == ["resend: mail was sent, and no webhook has come for 7.5 hours"]
     assert "example" not in response.content.decode()

@@ -5,12 +5,17 @@ from datetime import timedelta
 import pytest
 from django.core.management import call_command
 from django.db.models.functions import Now
+from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from mailer import ledger
 from mailer.models import DeliveryEvent, RepeatCount
 from tests.mailer.conftest import fact
-from webhooks.models import RefusalCount, WebhookReceipt
+from webhooks import health
+from webhooks.models import Inquiry, RefusalCount, WebhookReceipt
+from webhooks.polls import POLLS
+
+HOUR = timedelta(hours=1)
 
 
 def figures(response):
@@ -35,7 +40,55 @@ def test_metrics_count_repeats_by_kind_and_provider(client, db, settings):
         ("mail_risky_repeats_total", "verification", "mailgun"): 1,
         ("mail_risky_repeats_total", "verification", "sendgrid"): 3,
         ("webhook_dead_letters",): 0,
+        ("webhook_receipts", "retry"): 0,
+        ("webhook_receipts", "poison"): 0,
+        ("inquiry_asked_total", "mailgun"): 0,
+        ("inquiry_told_total", "mailgun"): 0,
+        ("inquiry_failed_total", "mailgun"): 0,
+        ("inquiry_silent_seconds", "mailgun"): 0,
     }
+
+
+def test_metrics_count_receipts_that_wait_or_cannot_be_read(client, db):
+    for state, count in (("processed", 3), ("retry", 2), ("poison", 1)):
+        for _ in range(count):
+            WebhookReceipt.objects.create(provider="resend", body=b"", state=state)
+
+    found = figures(client.get("/metrics"))
+
+    assert {labels[1:]: figure for labels, figure in found.items() if labels[0] == "webhook_receipts"} == {
+        ("retry",): 2,
+        ("poison",): 1,
+    }
+
+
+def test_metrics_count_no_more_receipts_than_they_say(client, db, monkeypatch):
+    monkeypatch.setattr(health, "MANY", 2)
+    for _ in range(3):
+        WebhookReceipt.objects.create(provider="resend", body=b"", state="poison")
+
+    assert figures(client.get("/metrics"))["webhook_receipts", "poison"] == 2
+
+
+def test_metrics_tell_what_asking_each_provider_came_to(client, db, settings):
+    settings.MAIL_PROVIDERS = ["smtp"]
+    now = timezone.now()
+    Inquiry.objects.create(
+        name="postmark", asked=5, told=3, failed=2, tokens=1, silent_until=now + HOUR, refilled_at=now
+    )
+    Inquiry.objects.create(name="resend", asked=1, silent_until=now - HOUR, refilled_at=now - HOUR)
+
+    found = figures(client.get("/metrics"))
+
+    assert {name: found[f"inquiry_{name}_total", "postmark"] for name in ("asked", "told", "failed")} == {
+        "asked": 5,
+        "told": 3,
+        "failed": 2,
+    }
+    assert found["inquiry_silent_seconds", "postmark"] == pytest.approx(3600, abs=60)
+    assert 1 <= found["inquiry_tokens", "postmark"] <= POLLS["postmark"].burst
+    assert (found["inquiry_silent_seconds", "resend"], found["inquiry_tokens", "resend"]) == (0, POLLS["resend"].burst)
+    assert ("inquiry_asked_total", "smtp") not in found
 
 
 def test_metrics_count_dead_letters(client, db):
@@ -68,8 +121,8 @@ def test_metrics_tell_how_the_webhooks_of_each_provider_are(client, db, settings
     assert ("webhook_receipt_lag_seconds", "postmark", "0.5") not in found
 
 
-def test_metrics_cost_five_queries(client, db, django_assert_num_queries):
-    with django_assert_num_queries(5):
+def test_metrics_cost_seven_queries(client, db, django_assert_num_queries):
+    with django_assert_num_queries(7):
         client.get("/metrics")
 
 

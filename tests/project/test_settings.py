@@ -361,11 +361,15 @@ def test_limits_may_differ_by_provider():
         "MAIL_CONCURRENCY",
         "MAIL_CONCURRENCY_BY_PROVIDER",
         "MAIL_RATES",
+        "RECONCILE_RATES",
+        "RECONCILE_BURSTS",
         MAIL_CONCURRENCY_AMAZON_SES="3",
         MAIL_RATE_RESEND="1.5",
+        RECONCILE_RATE_POSTMARK="0.5",
+        RECONCILE_BURST_POSTMARK="10",
     )
 
-    assert limits == [32, {"amazon_ses": 3}, {"resend": 1.5}]
+    assert limits == [32, {"amazon_ses": 3}, {"resend": 1.5}, {"postmark": 0.5}, {"postmark": 10}]
 
 
 def test_statements_are_prepared_unless_said_otherwise():

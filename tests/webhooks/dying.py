@@ -60,7 +60,8 @@ class Ingestion:
 
     def request(self) -> tuple[list[Any], bytes, dict[str, str]]:
         """Make deliveries and a request about them."""
-        from tests.mailer.conftest import new_delivery  # wants Django to be set up
+        from mailer.models import Message  # wants Django to be set up, as the next
+        from tests.mailer.conftest import new_delivery
 
         count = SEVERAL if self._provider == "sendgrid" else 1
         deliveries, events = [], []
@@ -69,6 +70,8 @@ class Ingestion:
             deliveries.append(delivery := _delivery(new_delivery(recipient=address)))
             events.append(Event("delivered", address, f"mail-{number}", int(time.time()) - 60, delivery.message_id))
         self._made += count
+        mine = [delivery.message_id for delivery in deliveries]
+        Message.objects.filter(pk__in=mine).update(provider=self._provider)  # as the intent to send does
         return deliveries, *REQUESTS[self._provider](events)
 
     def post(self, body: bytes, headers: dict[str, str]) -> int:

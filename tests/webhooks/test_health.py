@@ -1,15 +1,17 @@
 """How the webhooks of each provider are doing, and what it costs to ask."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from mailer import ledger
 from mailer.models import DeliveryEvent, DeliveryStatus
+from tests.conftest import wait_until
 from tests.mailer.conftest import ask, fact, new_delivery, run
 from tests.mailer.test_explain import nodes
 from tests.webhooks import payloads
@@ -70,7 +72,7 @@ def test_last_event_is_the_latest_webhook_of_the_provider(db):
         (7, "sent", None, 7),
         (7, "sent", 6.5, None),  # something came since
         (7, "sent", 8, 8),
-        (7, "delivered", 8, None),  # by an event that came before the answer
+        (7, "delivered", 8, 8),
     ],
 )
 def test_a_provider_is_silent_that_leaves_its_mails_without_a_word(db, sent, status, reported, silent):
@@ -89,6 +91,27 @@ def test_a_provider_is_silent_also_while_mail_goes_on(db):
         sent_hours_ago(hours)
 
     assert health.lives()["resend"].silent_seconds == pytest.approx(7 * 3600, abs=60)
+
+
+def test_what_a_provider_tells_when_it_is_asked_does_not_break_its_silence(db):
+    delivery = sent_hours_ago(7)
+    reported_hours_ago(1, delivery_id=delivery, source=ledger.Source.POLL)
+
+    assert DeliveryStatus.objects.get(pk=delivery).status == "delivered"
+    assert health.lives()["resend"].silent_seconds == pytest.approx(7 * 3600, abs=60)
+
+
+def test_webhook_that_came_before_the_answer_is_no_silence(db):
+    reported_hours_ago(8, delivery_id=sent_hours_ago(7))
+
+    assert health.lives()["resend"].silent_seconds is None
+
+
+def test_provider_whose_events_are_no_longer_kept_is_not_silent(db, settings):
+    settings.WEBHOOK_EVENT_DAYS = 40
+    sent_hours_ago(41 * 24)
+
+    assert health.lives()["resend"].silent_seconds is None
 
 
 def test_silence_is_a_setting(db, settings):
@@ -128,6 +151,27 @@ def test_lags_leave_out_what_is_old_and_no_clock_ahead_makes_them_negative(db):
     reported_hours_ago(0, receipt_id=receipt.pk, occurred_at=timezone.now() + HOUR)
     lag = health.report()["resend"].lag
     assert (lag.events, lag.to_receipt[0.99]) == (1, 0)
+
+
+def test_wait_for_a_delivery_is_part_of_the_lag_to_record(transactional_db, post_resend, sent):
+    message = sent()
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))"
+
+    def post():
+        try:
+            return post_resend(payloads.resend("email.delivered", message)).status_code
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        with transaction.atomic():
+            DeliveryStatus.objects.select_for_update().get()
+            posted = pool.submit(post)
+            wait_until(lambda: ask(waiting))
+            released = ask("SELECT extract(epoch FROM clock_timestamp())")
+        assert posted.result() == 200
+
+    assert DeliveryEvent.objects.get(source="webhook").recorded_at.timestamp() >= released
 
 
 def test_a_webhook_is_received_before_it_is_recorded(db, post_resend):
@@ -193,7 +237,8 @@ def test_what_is_read_has_a_bound_and_an_index(db):
     names = {"names": ["resend", "postmark"]}
 
     plans = [
-        plan_of(health._LIVES, {**names, "silence": 6, "latest": health.LATEST}),
+        plan_of(health._LIVES, {**names, "silence": 6, "latest": health.LATEST, "kept": 400}),
+        plan_of(health._LEFT, {"many": health.MANY}),
         plan_of(health._LAGS, {**names, "sample": health.SAMPLE, "quantiles": list(health.QUANTILES)}),
     ]
 

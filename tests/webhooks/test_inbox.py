@@ -11,8 +11,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from mailer import ledger, outbox, sweeping
+from mailer import ledger, operators, outbox, sweeping
+from mailer.ledger import own_fact
 from mailer.models import DeliveryEvent, Message
+from mailer.outbox import Outcome
+from mailer.verdicts import Verdict
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of, settle, state_of
 from users.models import User
@@ -200,6 +203,71 @@ class TestMatching:
         assert delivery_of(message).status == "delivered"
 
 
+class TestOtherProviders:
+    """What one provider says, or who holds its secret, of a mail that is with another one."""
+
+    def test_mail_that_another_one_accepted_is_not_moved(self, post_postmark, sent):
+        message = sent("resend")
+        before = delivery_of(message).__dict__
+
+        response = post_postmark(payloads.postmark("Bounce", message))
+
+        assert response.status_code == 200
+        assert {**delivery_of(message).__dict__, "_state": None} == {**before, "_state": None}
+        assert DeliveryEvent.objects.get(source="webhook").delivery is None
+
+    def test_mail_that_is_under_way_to_another_one_is_not_moved(self, post_postmark, post_resend, sending):
+        claim = sending("resend")
+
+        post_postmark(payloads.postmark("Delivery", claim.message))
+        post_resend(payloads.resend("email.delivered", claim.message))
+
+        delivery = delivery_of(claim.message)
+        assert (delivery.status, delivery.provider, state_of(claim.message)) == ("delivered", "resend", "sent")
+        assert DeliveryEvent.objects.get(provider="postmark", source="webhook").delivery is None
+
+    def test_mail_that_one_refused_and_another_one_took_follows_the_other(self, post_postmark, post_resend, sending):
+        refused = sending("postmark")
+        outbox.settle([Outcome(refused.message.pk, refused.message.token, "retry", verdict=Verdict.NOT_SENT)])
+        [claim] = outbox.claim("a worker", 1)
+        claim.message.provider = "resend"
+        outbox.intend([claim])
+        settle(claim, "sent", payloads.RESEND_ID)
+
+        post_postmark(payloads.postmark("Bounce", claim.message))
+        sweeping.sweep()
+        post_resend(payloads.resend("email.delivered", claim.message))
+
+        delivery = delivery_of(claim.message)
+        assert (delivery.status, delivery.provider) == ("delivered", "resend")
+        late = DeliveryEvent.objects.get(provider="postmark", source="webhook")
+        assert (late.effect, late.delivery, late.esp_message_id) == ("parked", None, payloads.POSTMARK_ID)
+
+    def test_mail_that_was_given_up_at_one_and_sent_by_another_follows_the_other(self, post_resend, sending):
+        failed = sending("postmark")
+        facts = [
+            own_fact("failed", recipient.delivery_id, failed.message.token, provider="postmark")
+            for recipient in failed.recipients
+        ]
+        outbox.settle([Outcome(failed.message.pk, failed.message.token, "dead", facts=tuple(facts))])
+        assert operators.retry([failed.message.pk])
+        [claim] = outbox.claim("a worker", 1)
+        claim.message.provider = "resend"
+        outbox.intend([claim])
+        post_resend(payloads.resend("email.opened", claim.message))
+        settle(claim, "sent", payloads.RESEND_ID)
+
+        post_resend(payloads.resend("email.delivered", claim.message))
+
+        delivery = delivery_of(claim.message)
+        assert (delivery.status, delivery.provider, delivery.esp_message_id, delivery.open_count) == (
+            "delivered",
+            "resend",
+            payloads.RESEND_ID,
+            1,
+        )
+
+
 class TestEvidence:
     @pytest.mark.parametrize(
         ("kind", "status"),
@@ -229,6 +297,15 @@ class TestEvidence:
 
         assert state_of(claim.message) == "sent"
         assert delivery_of(claim.message).status == "delivered"
+
+    def test_word_of_another_provider_leaves_the_doubt(self, post_postmark, sending):
+        claim = sending("resend")
+        settle(claim, "unknown")
+
+        post_postmark(payloads.postmark("Delivery", claim.message))
+
+        assert (state_of(claim.message), delivery_of(claim.message).status) == ("unknown", "unknown")
+        assert DeliveryEvent.objects.get(source="webhook").effect == "parked"
 
     def test_event_that_says_nothing_of_acceptance_leaves_the_doubt(self, post_resend, sending):
         claim = sending()

@@ -2,11 +2,14 @@
 
 import base64
 import json
+import re
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from anymail.exceptions import AnymailNotSupportedWarning
+from django.contrib.postgres.functions import TransactionNow
 from django.db.models.functions import Now
 from hypothesis import given
 from hypothesis import settings as limits
@@ -14,14 +17,14 @@ from hypothesis import strategies as st
 
 from mailer import couriers, ledger, letters
 from mailer.ledger import Source, own_fact
-from mailer.models import DeliveryEvent, DeliveryStatus
+from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message
 from mailer.providers import PROVIDERS
 from tests.mailer import tiny
 from tests.mailer.conftest import new_delivery
 from tests.webhooks.providers import mangled
-from webhooks import inbox, normal, reconcile
+from webhooks import inbox, normal, polls, reconcile
 from webhooks.models import Inquiry
-from webhooks.polls import NOT_ASKED, POLLS
+from webhooks.polls import POLLS
 from webhooks.providers import WEBHOOKS, Incoming
 
 pytestmark = pytest.mark.filterwarnings(f"ignore::{AnymailNotSupportedWarning.__module__}.AnymailNotSupportedWarning")
@@ -332,6 +335,21 @@ def test_event_that_a_webhook_tells_too_is_one(asked, provider, answer, posted):
     assert DeliveryEvent.objects.filter(delivery=delivery).exclude(source="sender").count() == 1
 
 
+def test_answer_that_proves_an_acceptance_ends_the_doubt(asked):
+    answer = {"items": []}
+    delivery, _ = asked("mailgun", answer)
+    message = Message.objects.filter(pk=delivery.message_id)
+    message.update(state="unknown", provider="mailgun", first_ambiguous_at=Now())
+    Attempt.objects.create(message_id=delivery.message_id, token=1, provider="mailgun", outcome="ambiguous")
+    answer |= mailgun("delivered", **{"user-variables": {"message_id": str(delivery.message_id)}})
+    DeliveryStatus.objects.update(inquire_at=TransactionNow())
+    Inquiry.objects.update(tokens=1)
+
+    assert reconcile.reconcile() == 1
+
+    assert message.get().state == "sent"
+
+
 class Backend:
     """What of Anymail's backends a question needs."""
 
@@ -361,8 +379,25 @@ def test_mangled_answer_is_read_or_unreadable(drawn):
     assert all(fact.source is Source.POLL for fact in contents.facts)
 
 
-def test_every_provider_is_asked_or_it_is_said_why_not():
-    assert {*POLLS} == {provider.name for provider in PROVIDERS.values() if provider.tells}
+def test_each_provider_that_tells_has_a_module_and_webhooks_and_no_other_has():
+    modules = {path.stem for path in Path(polls.__file__).parent.glob("*.py")} - {"__init__", "base"}
+
+    assert {*POLLS} == modules
     assert {*POLLS} <= {*WEBHOOKS}
-    assert {*POLLS} | {*NOT_ASKED} == {*PROVIDERS}
-    assert not {*POLLS} & {*NOT_ASKED}
+
+
+def test_it_is_said_why_others_are_not_asked():
+    others = {provider.name for provider in PROVIDERS.values()} - {*POLLS}
+
+    assert others == {*re.findall(r"^    (\w+)  ", polls.__doc__, re.MULTILINE)}
+
+
+# Requests in so many seconds that a provider's page allows.
+ALLOWED = {"brevo": (100, 3600), "mandrill": (20, 60), "resend": (2, 1), "sendgrid": (6, 60)}
+
+
+@pytest.mark.parametrize("provider", ALLOWED)
+def test_requests_are_no_more_than_the_page_allows(provider):
+    poll, (requests, seconds) = POLLS[provider], ALLOWED[provider]
+
+    assert poll.burst + poll.rate * seconds <= requests

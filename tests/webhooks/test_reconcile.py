@@ -8,16 +8,19 @@ from datetime import timedelta
 import pytest
 from anymail.exceptions import AnymailNotSupportedWarning
 from anymail.signals import tracking
+from django.contrib.postgres.functions import TransactionNow
 from django.db import OperationalError
 from django.db.models import F
 
-from mailer import couriers, letters, sender, sweeping
+from mailer import couriers, ledger, letters, sender, sweeping
+from mailer.ledger import own_fact
 from mailer.models import DeliveryEvent, DeliveryStatus, Suppression
 from tests.conftest import PATIENCE, ROOT, in_threads, wait_until
 from tests.mailer import tiny
-from tests.mailer.conftest import ask, delivery_of, enqueue, new_delivery, signal_receiver
+from tests.mailer.conftest import ask, delivery_of, enqueue, fact, new_delivery, signal_receiver
 from webhooks import consequences, reconcile
 from webhooks.models import Inquiry
+from webhooks.polls import POLLS
 from webhooks.reconcile import DELAYS
 
 pytestmark = pytest.mark.django_db
@@ -91,7 +94,8 @@ class TestFound:
         assert reconcile.reconcile() == 1
 
         delivery.refresh_from_db()
-        assert (delivery.status, delivery.inquire_at) == (status, None)
+        assert delivery.status == status
+        assert (delivery.inquire_at is None) == (status != "soft_bounced")
         assert [source for _, source in events_of(delivery)] == ["poll"]
 
     @pytest.mark.filterwarnings(f"ignore::{AnymailNotSupportedWarning.__module__}.AnymailNotSupportedWarning")
@@ -230,6 +234,50 @@ class TestTimes:
         assert due_in(delivery) is not None
         assert DeliveryStatus.objects.get(pk=other).inquire_at is None
 
+    @pytest.mark.parametrize(
+        ("kind", "status"), [("Transient", "deferred"), ("SoftBounce", "soft_bounced"), ("HardBounce", "bounced")]
+    )
+    def test_what_is_not_the_last_word_is_asked_about_still(self, sent, post_postmark, kind, status):
+        [delivery] = sent("postmark", "silent@example.com")
+        before = due_in(delivery)
+        post_postmark(
+            {
+                "RecordType": "Bounce",
+                "Type": kind,
+                "ID": 1,
+                "MessageID": delivery.esp_message_id,
+                "Email": "silent@example.com",
+                "BouncedAt": "2026-11-20T16:33:54Z",
+                "Details": "",
+            }
+        )
+
+        delivery.refresh_from_db()
+        assert delivery.status == status
+        assert due_in(delivery) == (None if status == "bounced" else pytest.approx(before, abs=30))
+
+    def test_deferral_that_comes_before_the_answer_is_asked_about(self, db):
+        delivery = new_delivery()
+        ledger.record([fact("deferred", provider="postmark", delivery_id=delivery, esp_message_id="the-id")])
+
+        before = DeliveryStatus.objects.get(pk=delivery)
+        assert 590 < due_in(before) <= 600
+        ledger.record([own_fact("sent", delivery, "1", provider="postmark", esp_message_id="the-id")])
+
+        after = DeliveryStatus.objects.get(pk=delivery)
+        assert (after.status, after.inquire_at) == ("deferred", before.inquire_at)
+
+    def test_what_became_of_a_deferred_mail_is_found(self, simulator, sent):
+        [delivery] = sent("postmark", "silent@example.com")
+        wait_until(lambda: "Delivery" in simulator.happened(delivery.esp_message_id))
+        ledger.record([fact("deferred", provider="postmark", delivery_id=delivery.pk)])
+        age(11)
+
+        assert reconcile.reconcile() == 1
+
+        delivery.refresh_from_db()
+        assert (delivery.status, delivery.inquire_at) == ("delivered", None)
+
     def test_off_is_off(self, sent, settings):
         [before] = sent("postmark", "silent@example.com")
         settings.RECONCILE = False
@@ -298,6 +346,47 @@ class TestFailures:
         assert (inquiry.asked, inquiry.told, inquiry.failed, inquiry.error) == (1, 0, 1, f"http_{status}")
         assert {delivery_of(delivery.message).status for delivery in deliveries} == {"sent"}
         assert all(due_in(delivery) is not None for delivery in deliveries)
+
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_provider_that_refuses_for_good_is_not_asked_for_ever(self, sent, answering, status):
+        early, late = sent("postmark", "silent@example.com", "silent@example.org")
+        server = answering(status)
+        Inquiry.objects.create(name="postmark", tokens=4)
+        age(11)
+        age(24 * 60, pk=late.pk)
+        DeliveryStatus.objects.filter(pk=late.pk).update(inquire_at=TransactionNow())
+
+        reconcile.reconcile()
+
+        assert len(server.requests) == 2
+        assert due_in(late) is None
+        age(61)
+        assert due_in(early) < 0
+        reconcile.reconcile()
+        assert len(server.requests) == 3
+
+    def test_answer_that_never_comes_is_given_up_after_two_days(self, sent, answering):
+        [delivery] = sent("postmark", "silent@example.com")
+        server = answering(503)
+        age(11)
+        asked = 0
+        while due_in(delivery) is not None and asked < 100:
+            reconcile.reconcile()
+            asked += 1
+            age(60)
+            DeliveryStatus.objects.filter(inquire_at__isnull=False).update(inquire_at=TransactionNow())
+
+        assert 47 <= len(server.requests) <= 48
+
+    def test_what_nobody_gets_to_ask_about_is_given_up_after_a_day(self, sent, settings):
+        early, late = sent("postmark", "silent@example.com", "silent@example.org")
+        Inquiry.objects.create(name="postmark", tokens=0, silent_until=TransactionNow() + timedelta(days=9))
+        age(23 * 60)
+        age(70, pk=late.pk)
+
+        reconcile.reconcile()
+
+        assert (due_in(early) is None, due_in(late) is None) == (False, True)
 
     def test_it_is_asked_again_after_that(self, simulator, sent, answering):
         [delivery] = sent("postmark", "silent@example.com")
@@ -470,10 +559,10 @@ class TestTogether:
         assert len(server.requests) == 1
         assert Inquiry.objects.get().asked == 1
 
-    def test_requests_are_as_many_as_the_rate_allows(self, sent, answering, settings):
-        settings.RECONCILE_RATE = 2
-        sent("postmark", *(f"silent@{number}.example" for number in range(40)))
-        server = answering(200, b'{"MessageEvents": []}')
+    def test_requests_are_as_many_as_the_settings_allow(self, sent, answering, settings):
+        settings.RECONCILE_RATES, settings.RECONCILE_BURSTS = {"resend": 2}, {"resend": 20}
+        sent("resend", *(f"silent@{number}.example" for number in range(40)))
+        server = answering(200, b'{"to": [], "last_event": "sent"}')
         age(11)
         reconcile.reconcile()
         first = len(server.requests)
@@ -486,7 +575,41 @@ class TestTogether:
 
         assert first == 1
         assert 6 <= second <= 8
-        assert len(server.requests) - first - second == reconcile.LIMIT
+        assert len(server.requests) - first - second == 20
+
+    @pytest.mark.parametrize("provider", ["postmark", "resend"])
+    def test_requests_are_as_many_as_the_provider_allows_by_itself(self, sent, answering, provider):
+        poll = POLLS[provider]
+        sent(provider, *(f"silent@{number}.example" for number in range(10)))
+        server = answering(200, b'{"to": [], "last_event": "sent", "MessageEvents": []}')
+        Inquiry.objects.create(name=provider, tokens=1000)
+        age(11)
+
+        reconcile.reconcile()
+
+        assert len(server.requests) == poll.burst / poll.most
+        assert Inquiry.objects.get().tokens == pytest.approx(poll.burst - len(server.requests), abs=0.1)
+
+    def test_question_that_takes_two_requests_is_charged_for_both(self, sent, answering):
+        sent("postmark", "bounce@example.com", "silent@example.org")
+        server = answering(200, b'{"MessageEvents": [{"Type": "Bounced"}], "Bounces": []}')
+        age(11)
+
+        assert (reconcile.reconcile(), len(server.requests)) == (0, 2)
+        age(1 / 60)
+        assert (reconcile.reconcile(), len(server.requests)) == (0, 2)
+        age(1 / 60)
+        assert (reconcile.reconcile(), len(server.requests)) == (0, 4)
+
+    def test_burst_below_what_one_question_takes_is_one_question(self, sent, answering, settings):
+        settings.RECONCILE_BURSTS = {"postmark": 1}
+        sent("postmark", "silent@example.com")
+        server = answering(200, b'{"MessageEvents": []}')
+        age(11)
+
+        reconcile.reconcile()
+
+        assert len(server.requests) == 1
 
     def test_message_to_several_is_one_question(self, sent, answering, settings):
         settings.MAIL_PROVIDERS = ["postmark"]

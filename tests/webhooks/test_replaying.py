@@ -48,12 +48,7 @@ def replay(*, dry_run=False, **chosen):
     """Replay what a selection names; return all rounds as one."""
     total = replaying.Round()
     for done in replaying.replay(Selection(**chosen), dry_run=dry_run):
-        total.receipts += done.receipts
-        total.new_events += done.new_events
-        total.parked += done.parked
-        total.differing += done.differing
-        total.changes += done.changes
-        total.failures |= done.failures
+        total.include(done)
     return total
 
 

@@ -18,8 +18,13 @@ class Poll:
     same event where the provider gives it the same identity. It tells of statuses alone: who opened a mail, and how
     often, is not counted twice. `unknown` are codes of errors (`Provider.error_codes`) that say that there is no such
     mail, as status 404 does.
+
+    `rate` is how many requests a second may go to it in the long run, `burst` how many at once: together they stay
+    below what its pages allow, and leave some of that to others. A question takes `most` requests at most.
     """
 
-    name: str
     ask: Callable[[Any, str], Story]
+    rate: float
+    burst: int
+    most: int = 1
     unknown: frozenset[str] = frozenset()

@@ -2,6 +2,7 @@
 
 https://developers.brevo.com/reference/get-email-event-report: the events of a message, by its id, in words that differ
 from the webhooks'.
+https://developers.brevo.com/docs/api-limits: a hundred requests an hour, as of all that the page does not name.
 """
 
 from typing import Any, Final
@@ -45,4 +46,4 @@ def _event(event: Any) -> dict[str, Any]:
     return {**told, "ts_event": int(time.timestamp())} if time else told
 
 
-POLL = Poll(name="brevo", ask=_ask)
+POLL = Poll(ask=_ask, rate=0.02, burst=10)

@@ -3,6 +3,7 @@
 https://documentation.mailgun.com/docs/mailgun/api-reference/send/mailgun/events/get-v3-domain_name-events: the events
 of a message, by its id without the brackets, kept for three days at least. They are those of the webhooks, and have
 the same ids. The page calls the API deprecated and names another one, which wants a request of another form.
+https://documentation.mailgun.com/docs/mailgun/quickstart-guide/responses: there are limits, answered 429; no figure.
 """
 
 from typing import Any, Final
@@ -25,4 +26,4 @@ def _ask(backend: Any, esp_message_id: str) -> Story:
     return [{"signature": {}, "event-data": event} for event in answer["items"]]
 
 
-POLL = Poll(name="mailgun", ask=_ask)
+POLL = Poll(ask=_ask, rate=1, burst=5)

@@ -2,6 +2,8 @@
 
 https://dev.mailjet.com/email/reference/messages/#v3_get_message_message_ID: the state a message is in, and why it was
 not delivered. Each recipient's message has an id of its own. It does not say when that happened.
+https://dev.mailjet.com/reference/overview/rate-limits/: a limit by the second and key, without a figure, and much lower
+than that for sending.
 """
 
 from typing import Any, Final
@@ -62,4 +64,4 @@ def _event(esp_message_id: str, message: Any) -> dict[str, Any]:
     return told if hard is None else {**told, "hard_bounce": hard}
 
 
-POLL = Poll(name="mailjet", ask=_ask)
+POLL = Poll(ask=_ask, rate=1, burst=2)

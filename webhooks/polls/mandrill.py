@@ -2,6 +2,8 @@
 
 https://mailchimp.com/developer/transactional/api/messages/get-message-info/: the state a message is in, and what
 the receiving server said to the last attempts. A mail that was sent says no more until such an answer is there.
+https://mailchimp.com/developer/release-notes/message-search-rate-limit-now-enforced/: twenty searches a minute; of this
+there is no figure, so it is asked no more often than that.
 """
 
 import json
@@ -36,4 +38,4 @@ def _ask(backend: Any, esp_message_id: str) -> Story:
     return [{**told, "ts": taken[-1]["ts"]} if event == "delivered" and taken else told]
 
 
-POLL = Poll(name="mandrill", ask=_ask, unknown=frozenset({"Unknown_Message"}))
+POLL = Poll(ask=_ask, rate=0.25, burst=5, unknown=frozenset({"Unknown_Message"}))

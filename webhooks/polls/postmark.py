@@ -3,6 +3,7 @@
 https://postmarkapp.com/developer/api/messages-api#outbound-message-details: what happened to a message, by recipient.
 https://postmarkapp.com/developer/api/bounce-api#bounces: the kind of a bounce, which the message's details leave out,
 in the words of the webhook and under the same id.
+https://postmarkapp.com/developer/api/overview: there is a limit, answered 429; no figure.
 """
 
 from typing import Any
@@ -50,4 +51,4 @@ def _record_type(bounce: Any) -> str:
     return "SpamComplaint" if bounce["Type"] == "SpamComplaint" else "Bounce"
 
 
-POLL = Poll(name="postmark", ask=_ask, unknown=frozenset({"701"}))
+POLL = Poll(ask=_ask, rate=1, burst=4, most=2, unknown=frozenset({"701"}))

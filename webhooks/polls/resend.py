@@ -3,6 +3,8 @@
 https://resend.com/docs/api-reference/emails/retrieve-email: the last event of a mail, in one word, without its time. Of
 a bounce it does not say whether it is for good, so it is taken for one that passes: a webhook may still say more, and
 never less. A key that may only send is refused.
+https://resend.com/docs/api-reference/rate-limit: a team has two requests a second by one copy of the page, five by
+another, and sending is among them: so one, at most, is for asking.
 """
 
 from typing import Any, Final
@@ -40,4 +42,4 @@ def _ask(backend: Any, esp_message_id: str) -> Story:
     return [{"type": kind, "data": data}]
 
 
-POLL = Poll(name="resend", ask=_ask)
+POLL = Poll(ask=_ask, rate=1, burst=1)

@@ -4,6 +4,7 @@ https://www.twilio.com/docs/sendgrid/api-reference/email-activity/filter-all-mes
 them, such as the id that Anymail gives each. The API is sold apart, as "additional email activity history", and the
 key needs access to it; without, it refuses, and is asked no more for an hour. Of a mail that did not arrive it does not
 say whether that is for good: that is left to the webhook.
+https://www.twilio.com/docs/sendgrid/api-reference/email-activity: six requests a minute.
 """
 
 from typing import Any
@@ -30,4 +31,4 @@ def _event(esp_message_id: str, message: Any) -> dict[str, Any]:
     return {**told, "timestamp": int(time.timestamp())} if time else told
 
 
-POLL = Poll(name="sendgrid", ask=_ask)
+POLL = Poll(ask=_ask, rate=0.08, burst=1)
