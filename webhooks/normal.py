@@ -4,6 +4,7 @@ Anymail reads each event; what it leaves open (soft or hard, types it does not k
 `webhooks.providers`.
 """
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -74,7 +75,7 @@ def read_parts(
 ) -> Contents:
     """Return what events say that came in a request, or that a provider has told when it was asked."""
     webhook = WEBHOOKS[provider]
-    view = import_string(webhook.view)(**_CHECKED)
+    view = _view(webhook.view)
     contents = Contents(view=view)
     for part in parts:
         try:
@@ -88,6 +89,12 @@ def read_parts(
             contents.facts.extend(facts)
             contents.heard.extend(heard)
     return contents
+
+
+@functools.cache
+def _view(name: str) -> Any:
+    """Return Anymail's view, which keeps nothing of what it reads."""
+    return import_string(name)(**_CHECKED)
 
 
 def _bound(value: Any, depth: int) -> None:

@@ -30,7 +30,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 _database = Env.db_url_config(os.environ["DATABASE_URL"])
 _database["HOST"] = unquote(_database["HOST"])
-_pool = {"min_size": 1, "max_size": int(os.environ["DATABASE_POOL_SIZE"]), "timeout": 5}
-DATABASES = {"default": {**_database, "OPTIONS": {**_database.get("OPTIONS", {}), "pool": _pool}}}
+if pool_size := int(os.environ["DATABASE_POOL_SIZE"]):
+    _database["OPTIONS"] = {"pool": {"min_size": 1, "max_size": pool_size, "timeout": 5}}
+DATABASES = {"default": _database}
 
 ANYMAIL = {"WEBHOOK_SECRET": os.environ["WEBHOOK_SECRET_POSTMARK"]}
