@@ -11,6 +11,7 @@ from rest_framework import exceptions, generics, serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from api import throttles
 from api.doors import PrivateView, PublicView
 from api.problems import Gone
 from api.schema import BODY, TOKEN, problems
@@ -117,6 +118,8 @@ class AccountSerializer(serializers.ModelSerializer[User]):
 class RegisterView(PublicView):
     """Register an address. It has to be verified by the link in a mail."""
 
+    throttle_classes = (throttles.Registering,)
+
     @extend_schema(
         operation_id="register",
         tags=["accounts"],
@@ -149,6 +152,8 @@ class RegisterView(PublicView):
 class VerifyEmailView(PublicView):
     """Verify an address."""
 
+    throttle_classes = (throttles.Verifying,)
+
     @extend_schema(
         operation_id="verify_email",
         tags=["accounts"],
@@ -173,6 +178,8 @@ class VerifyEmailView(PublicView):
 
 class ResendView(PublicView):
     """Send the verification mail again."""
+
+    throttle_classes = (throttles.Mailing,)
 
     @extend_schema(
         operation_id="resend_verification",

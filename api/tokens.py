@@ -13,10 +13,13 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import AllowAny, BasePermission, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.throttling import BaseThrottle
 
+from api import throttles
 from api.accounts import MAX_PASSWORD, AddressField, TextField
 from api.doors import PrivateView
 from api.schema import BODY, TOKEN, problems
+from users.addresses import canonical
 from users.models import User
 
 
@@ -77,6 +80,10 @@ class TokensView(PrivateView, generics.ListAPIView[Any]):
         """Look at no credentials where a token is asked for: an expired one must not stand in the way."""
         return [] if self.request is not None and self.request.method == "POST" else super().get_authenticators()
 
+    def get_throttles(self) -> list[BaseThrottle]:
+        """Limit whoever asks for a token by where they are."""
+        return [throttles.LoggingIn()] if self.request.method == "POST" else super().get_throttles()
+
     def get_permissions(self) -> list[BasePermission]:
         """Let anyone ask for a token."""
         return [AllowAny() if self.request.method == "POST" else IsAuthenticated()]
@@ -115,6 +122,7 @@ class TokensView(PrivateView, generics.ListAPIView[Any]):
         form = CredentialsSerializer(data=request.data)
         form.is_valid(raise_exception=True)
         given = form.validated_data
+        throttles.charge("login_account", canonical(given["email"]))
         user = authenticate(request, username=given["email"], password=given["password"])
         if user is None:
             raise InvalidCredentials

@@ -15,8 +15,9 @@ import django_stubs_ext
 from celery.schedules import crontab
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
+from redis.connection import parse_url
 
-from project import brokers, mail
+from project import accounts, brokers, mail
 from project.environment import Environment, is_origin
 from project.logging import configure
 from webhooks.providers import KEY_DAYS, NONCE_DAYS
@@ -122,6 +123,10 @@ DATABASES = {"default": _database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env.str("REDIS_URL")
+try:
+    parse_url(REDIS_URL)  # type: ignore[no-untyped-call]  # redis has types elsewhere
+except ValueError:
+    raise ImproperlyConfigured("REDIS_URL must look like redis://host:6379/1, rediss:// or unix://") from None
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
@@ -149,6 +154,8 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 EMAIL_CHALLENGE_LIFETIME = timedelta(hours=env.float("EMAIL_CHALLENGE_HOURS", default=8))
 LOGIN_URL = "/admin/login/"
+# What may be done how often, by name: how many in how many seconds.
+THROTTLES = accounts.read_throttles(env)
 
 # --- Mail ---------------------------------------------------------------------------------------------
 
@@ -302,6 +309,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "api.schema.tell_of_retry_after",
+    ],
     "ENUM_NAME_OVERRIDES": {"DeliveryStatusEnum": "mailer.status.CHOICES"},
 }
 
@@ -311,11 +322,15 @@ _https = _public.scheme == "https"
 SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=_https)
 SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$", r"^metrics$"]  # probes come over plain HTTP from inside
 SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000 if _https else 0)
+# Proxies in front that each append to X-Forwarded-For; none of what is in it is believed beyond these.
+NUM_PROXIES = int(env.at_least(0, "NUM_PROXIES", default=0))
 if env.bool("BEHIND_TLS_PROXY", default=False):
     # Only true behind a proxy that sets, and never passes on, this header.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
-# Proxies in front that each append to X-Forwarded-For; none of what is in it is believed beyond these.
-NUM_PROXIES = int(env.at_least(0, "NUM_PROXIES", default=0))
+    if THROTTLES and not NUM_PROXIES:
+        raise ImproperlyConfigured(
+            "Set NUM_PROXIES, with BEHIND_TLS_PROXY: else everybody has the proxy's address, and shares one limit"
+        )
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
 SECURE_REFERRER_POLICY = "same-origin"

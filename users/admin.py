@@ -5,12 +5,32 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
+from users import limits
+from users.addresses import loosely_canonical
 from users.models import User
+
+
+class LimitedLogin(AdminAuthenticationForm):
+    """The admin's login, limited like the API's: it takes the same passwords."""
+
+    def clean(self) -> dict[str, Any]:
+        """Try the password, unless too many were tried from this client or for this account."""
+        assert self.request is not None  # noqa: S101  # the login's view gives it
+        client = limits.client_key(self.request.META.get("REMOTE_ADDR", ""))
+        account = loosely_canonical(self.cleaned_data.get("username", ""))
+        if not (limits.permits("login_ip", client) and limits.permits("login_account", account)):
+            raise ValidationError(_("Too many attempts. Try again later."), code="throttled")
+        return super().clean()
+
+
+admin.site.login_form = LimitedLogin
 
 
 @admin.register(User)

@@ -121,7 +121,7 @@ class TestDocument:
     def test_every_status_but_the_good_ones_is_a_problem(self, document):
         for operation in operations(document).values():
             bad = {status: part for status, part in operation["responses"].items() if status >= "400"}
-            assert {"406", "500", "503"} <= {*bad}
+            assert {"406", "429", "500", "503"} <= {*bad}
             for status, part in bad.items():
                 assert [*part["content"]] == ["application/problem+json"]
                 examples = part["content"]["application/problem+json"]["examples"].values()
@@ -138,6 +138,13 @@ class TestDocument:
 
         # A method that is not there is no operation to document it at.
         assert shown == {*PROBLEMS} - {"bad_request", "method_not_allowed"}
+
+    def test_what_is_to_be_tried_again_says_when(self, document):
+        for operation in operations(document).values():
+            told = {
+                status for status, part in operation["responses"].items() if "Retry-After" in part.get("headers", {})
+            }
+            assert told == {"429", "503"}
 
     def test_lists_name_their_parameters(self, document):
         def named(operation):
