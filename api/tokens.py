@@ -19,7 +19,9 @@ from api import throttles
 from api.accounts import MAX_PASSWORD, AddressField, TextField
 from api.doors import PrivateView
 from api.schema import BODY, TOKEN, problems
+from users import audit
 from users.addresses import canonical
+from users.audit import Action
 from users.models import User
 
 
@@ -157,6 +159,12 @@ class TokenView(PrivateView, generics.DestroyAPIView[Any]):
     def get_queryset(self) -> QuerySet[Any]:
         """Return the caller's own."""
         return _own(self.request)
+
+    def perform_destroy(self, token: Any) -> None:
+        """Revoke it, and note that."""
+        with transaction.atomic():
+            audit.note(Action.TOKEN_REVOKED, token.user_id)
+            token.delete()
 
     def get_object(self) -> Any:
         """Return the token named, or the one this request came with."""

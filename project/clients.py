@@ -9,6 +9,8 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
+from users import audit
+
 _HEADER: Final = "HTTP_X_FORWARDED_FOR"
 
 
@@ -31,6 +33,18 @@ class ClientAddressMiddleware:
         if len(places) >= settings.NUM_PROXIES and (client := _address(places[-settings.NUM_PROXIES])):
             request.META["REMOTE_ADDR"] = client
         return self._get_response(request)
+
+
+class OriginMiddleware:
+    """Let what is noted in the audit tell which request it came by."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        """Answer the request."""
+        with audit.during(request):
+            return self._get_response(request)
 
 
 def _address(place: str) -> str:

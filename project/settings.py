@@ -62,6 +62,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "project.clients.ClientAddressMiddleware",
+    "project.clients.OriginMiddleware",
     "project.logging.RequestLogMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -156,6 +157,8 @@ EMAIL_CHALLENGE_LIFETIME = timedelta(hours=env.float("EMAIL_CHALLENGE_HOURS", de
 LOGIN_URL = "/admin/login/"
 # What may be done how often, by name: how many in how many seconds.
 THROTTLES = accounts.read_throttles(env)
+# Days that the audit is kept; the database lets nobody delete what is younger than the least.
+AUDIT_DAYS = env.at_least(30, "AUDIT_DAYS", default=400)
 
 # --- Mail ---------------------------------------------------------------------------------------------
 
@@ -270,6 +273,11 @@ CELERY_BEAT_SCHEDULE = {
     "cleanup": {
         "task": "mailer.tasks.cleanup",
         "schedule": crontab(hour=3, minute=17),
+        "options": {"expires": 3600},
+    },
+    "cleanup audit": {
+        "task": "users.tasks.cleanup",
+        "schedule": crontab(hour=3, minute=57),
         "options": {"expires": 3600},
     },
     "cleanup webhooks": {

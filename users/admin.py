@@ -14,7 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from users import limits
 from users.addresses import loosely_canonical
-from users.models import User
+from users.models import AuditEntry, User
 
 
 class LimitedLogin(AdminAuthenticationForm):
@@ -56,3 +56,29 @@ class UserAdmin(DjangoUserAdmin[User]):
         if db_field.name == "locale":
             return forms.ChoiceField(choices=settings.LANGUAGES, label=db_field.verbose_name)
         return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(admin.ModelAdmin[AuditEntry]):
+    """What happened to accounts, newest first. Nobody writes it by hand."""
+
+    list_display = ("at", "action", "user_id", "actor_id", "ip", "user_agent")
+    list_filter = ("action",)
+    search_fields = ("=user_id", "=ip")
+    ordering = ("-id",)
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Refuse."""
+        del request
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: AuditEntry | None = None) -> bool:
+        """Refuse."""
+        del request, obj
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: AuditEntry | None = None) -> bool:
+        """Refuse."""
+        del request, obj
+        return False

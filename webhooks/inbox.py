@@ -13,8 +13,8 @@ from mailer import doubts, ledger
 from mailer.exceptions import DATABASE_LOST
 from mailer.ledger import Fact, Recorded, dedupe_key, text_of
 from mailer.models import DeliveryEvent
-from mailer.signals import tell
 from mailer.status import ACCEPTED_RANK, RANKS
+from users.signals import tell
 from webhooks import consequences, normal
 from webhooks.exceptions import Rejected, WebhookError
 from webhooks.models import Nonce, WebhookReceipt
