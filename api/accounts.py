@@ -16,7 +16,7 @@ from api.doors import PrivateView, PublicView
 from api.problems import Gone
 from api.schema import BODY, TOKEN, problems
 from users import challenges, registration
-from users.addresses import MAX_LENGTH, canonical
+from users.addresses import MAX_LENGTH, canonical, is_blocked
 from users.challenges import RESEND_AFTER, Outcome
 from users.models import User
 
@@ -63,6 +63,12 @@ class RegistrationSerializer(serializers.Serializer[Any]):
         help_text="Default: from `Accept-Language`.",
         error_messages={"invalid_choice": "There is no such language."},  # DRF's own would quote what was sent
     )
+
+    def validate_email(self, address: str) -> str:
+        """Refuse an address of a domain that is not wanted, whoever has it."""
+        if is_blocked(canonical(address)):
+            raise serializers.ValidationError("Use an address of another domain.", code="domain_blocked")
+        return address
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Judge the password, with the address at hand that it must not resemble."""

@@ -145,14 +145,9 @@ PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.Argon2PasswordHasher",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
 ]
-AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
-    {
-        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
-        "OPTIONS": {"min_length": 12},
-    },
-    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
-]
+SITE_NAME = env.str("SITE_NAME", default=_public.hostname)
+AUTH_PASSWORD_VALIDATORS = accounts.read_password_validators(env, SITE_NAME, PUBLIC_URL)
+BLOCKED_DOMAINS = accounts.read_blocked_domains(env)
 EMAIL_CHALLENGE_LIFETIME = timedelta(hours=env.float("EMAIL_CHALLENGE_HOURS", default=8))
 LOGIN_URL = "/admin/login/"
 # What may be done how often, by name: how many in how many seconds.
@@ -166,7 +161,6 @@ DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL")
 SERVER_EMAIL = DEFAULT_FROM_EMAIL  # a provider refuses root@localhost
 # What any code in the process sends is queued first; who sends it then is named by MAIL_PROVIDERS.
 EMAIL_BACKEND = "mailer.backends.OutboxBackend"
-SITE_NAME = env.str("SITE_NAME", default=_public.hostname)
 # Backends of Django's that are providers, by the names they have here. What a file-based one needs.
 MAIL_BACKENDS = mail.read_backends(env)
 EMAIL_FILE_PATH = env.str("EMAIL_FILE_PATH", default="") or None

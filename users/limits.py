@@ -9,18 +9,15 @@ Redis may be away. Then nothing is limited, the log says so once, and nobody wai
 
 import functools
 import ipaddress
-import threading
-import time
 from typing import Final
 
 import redis
-import structlog
 from django.conf import settings
 from django.utils.crypto import salted_hmac
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-log = structlog.get_logger(__name__)
+from users.outages import Outage
 
 # Seconds that a request waits for Redis, and for which it is then left alone.
 TIMEOUT: Final = 0.25
@@ -54,39 +51,7 @@ return 0
 """
 
 
-class Outage:
-    """Whether Redis is away, as far as this process knows."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._is_down = False
-        self._until = 0.0
-
-    def may_ask(self) -> bool:
-        """Tell whether to ask Redis: during an outage one caller every few seconds tries."""
-        with self._lock:
-            now = time.monotonic()
-            if self._is_down and now < self._until:
-                return False
-            self._until = now + DOWN
-            return True
-
-    def begin(self, error: redis.RedisError) -> None:
-        """Remember that Redis failed; say so where it had not."""
-        with self._lock:
-            known, self._is_down, self._until = self._is_down, True, time.monotonic() + DOWN
-        if not known:
-            log.warning("limits_not_held", error_class=type(error).__name__)
-
-    def end(self) -> None:
-        """Remember that Redis answered; say so where it had failed."""
-        with self._lock:
-            known, self._is_down = self._is_down, False
-        if known:
-            log.info("limits_held_again")
-
-
-_outage: Final = Outage()
+_outage: Final = Outage("limits_not_held", "limits_held_again", DOWN)
 
 
 def wait(name: str, key: str) -> float:

@@ -16,6 +16,7 @@ from tests.api.conftest import PASSWORD, client_of, make_user, problem_of
 from tests.conftest import free_port, in_threads
 from users import limits
 from users.models import User
+from users.outages import Outage
 
 REGISTER = "/api/v1/accounts/register"
 VERIFY = "/api/v1/accounts/verify-email"
@@ -30,7 +31,7 @@ def limited(settings, monkeypatch):
     """The limits as they are deployed, uncharged."""
     settings.THROTTLES = read_throttles(Environments())
     monkeypatch.setattr(limits, "PREFIX", f"test:{get_random_string(12)}")
-    monkeypatch.setattr(limits, "_outage", limits.Outage())
+    monkeypatch.setattr(limits, "_outage", Outage("limits_not_held", "limits_held_again", limits.DOWN))
 
 
 class Environments(Environment):

@@ -11,6 +11,7 @@ from django.conf import settings as django_settings
 
 from tests.conftest import free_port, in_threads, wait_until
 from users import limits
+from users.outages import Outage
 
 KEYS = (f"key {uuid.uuid4()}" for _ in itertools.count())
 
@@ -24,7 +25,7 @@ def key():
 @pytest.fixture
 def outage(monkeypatch):
     """The memory of a process that knows of no outage; given back afterwards."""
-    fresh = limits.Outage()
+    fresh = Outage("limits_not_held", "limits_held_again", limits.DOWN)
     monkeypatch.setattr(limits, "_outage", fresh)
     return fresh
 
@@ -180,7 +181,7 @@ def test_a_redis_that_refuses_is_as_good_as_away(settings, outage, key, caplog):
 
 def test_limits_hold_again_once_redis_is_back(settings, outage, key, caplog, monkeypatch):
     caplog.set_level("INFO")
-    monkeypatch.setattr(limits, "DOWN", 0.0)
+    monkeypatch.setattr(outage, "_pause", 0.0)
     settings.THROTTLES = {"some": ((1, 60.0),)}
     there, settings.REDIS_URL = settings.REDIS_URL, f"redis://127.0.0.1:{free_port()}/0"
     assert all(limits.permits("some", key) for _ in range(3))
