@@ -16,7 +16,7 @@ from api.doors import PrivateView, PublicView
 from api.problems import Gone
 from api.schema import BODY, TOKEN, problems
 from users import challenges, registration
-from users.addresses import MAX_LENGTH, canonical, is_blocked
+from users.addresses import MAX_LENGTH, SERVICE_DOMAIN, canonical, is_blocked
 from users.challenges import RESEND_AFTER, Outcome
 from users.models import User
 
@@ -46,9 +46,11 @@ class AddressField(TextField):
         if len(address) > MAX_LENGTH:
             return address  # the validator of the length says so, and nothing that long is looked at closely
         try:
-            canonical(address)
+            domain = canonical(address).rpartition("@")[2]
         except DjangoValidationError as error:
             raise serializers.ValidationError(error.messages, code="invalid") from error
+        if domain == SERVICE_DOMAIN:  # of programs, which never come this way
+            self.fail("invalid")
         return address
 
 

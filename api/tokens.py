@@ -19,7 +19,7 @@ from api import throttles
 from api.accounts import MAX_PASSWORD, AddressField, TextField
 from api.doors import PrivateView
 from api.schema import BODY, TOKEN, problems
-from users import audit
+from users import audit, tokens
 from users.addresses import canonical
 from users.audit import Action
 from users.models import User
@@ -126,10 +126,14 @@ class TokensView(PrivateView, generics.ListAPIView[Any]):
         given = form.validated_data
         throttles.charge("login_account", canonical(given["email"]))
         user = authenticate(request, username=given["email"], password=given["password"])
-        if user is None:
+        if not isinstance(user, User):
             raise InvalidCredentials
         with transaction.atomic():
-            row, row.token = AuthToken.objects.create(user=user)
+            made = tokens.log_in(user, given["password"])
+            if made is None:
+                raise InvalidCredentials
+            row, token = made
+            row.token = token
             # Django's own receiver sets `last_login`.
             user_logged_in.send(User, request=request, user=user)
         shown = NewTokenSerializer(row, context=self.get_serializer_context())

@@ -152,6 +152,8 @@ EMAIL_CHALLENGE_LIFETIME = timedelta(hours=env.float("EMAIL_CHALLENGE_HOURS", de
 LOGIN_URL = "/admin/login/"
 # What may be done how often, by name: how many in how many seconds.
 THROTTLES = accounts.read_throttles(env)
+# Tokens that a user has at most, by logging in; the oldest go.
+USER_TOKENS = int(env.at_least(1, "USER_TOKENS", default=20))
 # Days that the audit is kept; the database lets nobody delete what is younger than the least.
 AUDIT_DAYS = env.at_least(30, "AUDIT_DAYS", default=400)
 
@@ -298,7 +300,7 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
 REST_KNOX = {
-    "TOKEN_TTL": timedelta(days=30),
+    "TOKEN_TTL": timedelta(days=env.at_least(0.01, "TOKEN_DAYS", default=30)),
     "AUTO_REFRESH": False,
     "USER_SERIALIZER": None,
 }

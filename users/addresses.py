@@ -10,6 +10,9 @@ from django.core.exceptions import ValidationError
 from django.core.validators import EmailValidator
 from django.utils.translation import gettext_lazy as _
 
+# Below which service users have their addresses: no mail can ever reach one (RFC 6761, 6.4).
+SERVICE_DOMAIN = "service.invalid"
+
 MAX_LENGTH = 254  # RFC 5321 4.5.3.1.3: a path of 256 octets, less its angle brackets
 
 

@@ -39,13 +39,16 @@ class UserAdmin(DjangoUserAdmin[User]):
 
     ordering = ("-pk",)
     list_display = ("email", "email_verified_at", "is_active", "is_staff", "date_joined")
-    list_filter = ("is_active", "is_staff")
+    list_filter = ("is_active", "is_staff", "is_service")
     search_fields = ("email_canonical",)
-    readonly_fields = ("date_joined", "last_login")
+    readonly_fields = ("date_joined", "last_login", "is_service")
     fieldsets = (
         (None, {"fields": ("email", "password", "email_verified_at", "locale")}),
-        (_("Permissions"), {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
-        (_("Dates"), {"fields": ("date_joined", "last_login")}),
+        (
+            _("Permissions"),
+            {"fields": ("is_active", "is_service", "is_staff", "is_superuser", "groups", "user_permissions")},
+        ),
+        (_("Dates"), {"fields": ("date_joined", "last_login", "is_service")}),
     )
     add_fieldsets = ((None, {"fields": ("email", "usable_password", "password1", "password2")}),)
 

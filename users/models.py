@@ -42,6 +42,13 @@ class User(AbstractBaseUser, PermissionsMixin):
     locale = models.CharField(_("language"), max_length=16, default="en")
     is_active = models.BooleanField(_("active"), default=True)
     is_staff = models.BooleanField(_("may use the admin"), default=False)
+    is_service = models.BooleanField(
+        _("is a program"),
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text=_("It has tokens and no password, and is never mailed."),
+    )
     date_joined = models.DateTimeField(_("joined at"), db_default=Now(), editable=False)
 
     objects: ClassVar[UserManager] = UserManager()
