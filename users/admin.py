@@ -46,7 +46,7 @@ class UserAdmin(DjangoUserAdmin[User]):
         (None, {"fields": ("email", "password", "email_verified_at", "locale")}),
         (
             _("Permissions"),
-            {"fields": ("is_active", "is_service", "is_staff", "is_superuser", "groups", "user_permissions")},
+            {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")},
         ),
         (_("Dates"), {"fields": ("date_joined", "last_login", "is_service")}),
     )
