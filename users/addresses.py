@@ -19,6 +19,13 @@ MAX_LENGTH = 254  # RFC 5321 4.5.3.1.3: a path of 256 octets, less its angle bra
 # The local part of an address, quoted or not, in any text, however long: found from its beginning, so in linear time.
 LOCAL_PART = re.compile(r"""("[^"]{0,254}"|(?<![^\s"<>@])[^\s"<>@]++)(?=@)""")
 
+# The sign as forms, JSON and HTML may spell it, and what of a local part may stand before such a one: what is no
+# delimiter, and of a form's escapes those of + - . _ and of letters beyond ASCII.
+SIGN = re.compile(r"(%40|\\u0040|&#64;)", re.IGNORECASE)
+ESCAPED_LOCAL_PART = re.compile(
+    r"""(?:(?<!%)(?<!%[0-9a-f])[^\s"'<>@&=,;:/?(){}\[\]\\%]|%2[bde]|%5f|%[89a-f][0-9a-f])+\Z""", re.IGNORECASE
+)
+
 # Letters that no one sees and that NFKC leaves: variation selectors, fillers, joiners (Unicode's
 # Default_Ignorable_Code_Point, less what Python does not call printable).
 INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
@@ -28,7 +35,16 @@ _is_address = EmailValidator(allowlist=[])  # nobody registers from this machine
 
 def mask(text: str) -> str:
     """Return the text with only the first letter left of each address's local part: `a***@example.org`."""
-    return LOCAL_PART.sub(lambda found: f"{found[0][0]}***", text)
+    masked = LOCAL_PART.sub(lambda found: f"{found[0][0]}***", text)
+    parts = SIGN.split(masked)
+    # Every other one is a sign, and what stands before it ends in a local part.
+    parts[:-1:2] = [_mask_end(part) for part in parts[:-1:2]]
+    return "".join(parts)
+
+
+def _mask_end(text: str) -> str:
+    kept, end = text[:-MAX_LENGTH], text[-MAX_LENGTH:]
+    return kept + ESCAPED_LOCAL_PART.sub(lambda found: f"{found[0][0]}***", end)
 
 
 def canonical(address: str) -> str:
