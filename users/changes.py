@@ -38,22 +38,25 @@ def before_save(*, instance: User, raw: bool, update_fields: Collection[str] | N
         return
     # Held until the commit, so that of two that ban at once one does.
     rows = User.objects.select_for_update(no_key=True).filter(pk=instance.pk)
-    stored = rows.values("is_active", "email_canonical", "email_verified_at").first()
-    if stored is not None:
-        for action in _changes(stored, instance, fields):
-            _happened(action, instance)
+    stored = rows.values(*WATCHED).first()
+    if stored is None:
+        return
+    changed = {name for name in fields if getattr(instance, name) != stored[name]}
+    # At a login Django makes a new hash of an old password where the parameters are others, and saves that alone.
+    if getattr(instance, "_password", None) is None and update_fields is not None and {*update_fields} == {"password"}:
+        changed.discard("password")
+    for action in _actions(changed, stored, instance):
+        _happened(action, instance)
 
 
-def _changes(stored: Mapping[str, Any], user: User, fields: Collection[str]) -> list[Action]:
-    """Name what is another in a user than in the row, of the fields that are saved."""
-    changed = {name for name in fields & stored.keys() if getattr(user, name) != stored[name]}
+def _actions(changed: Collection[str], stored: Mapping[str, Any], user: User) -> list[Action]:
+    """Name what happened to a user of whom these fields are others than in the row."""
     happened = {
         Action.BANNED: "is_active" in changed and not user.is_active,
         Action.UNBANNED: "is_active" in changed and user.is_active,
         Action.ADDRESS_CHANGED: "email_canonical" in changed,
         Action.VERIFIED: "email_verified_at" in changed and stored["email_verified_at"] is None,
-        # Django's new hash of an old password, at a login, is none: it clears the raw one first.
-        Action.PASSWORD_CHANGED: "password" in fields and getattr(user, "_password", None) is not None,
+        Action.PASSWORD_CHANGED: "password" in changed,
     }
     return [action for action, is_so in happened.items() if is_so]
 

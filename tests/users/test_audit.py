@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth import authenticate
+from django.contrib.auth.hashers import make_password
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, transaction
 from django.db.models.functions import Now
@@ -116,6 +117,19 @@ class TestWhatIsNoted:
     def test_another_password(self, ada):
         ada.set_password("another good one")
         ada.save(update_fields=["password"])
+
+        assert noted() == ["password_changed"]
+
+    @pytest.mark.parametrize("fields", [None, ["password", "email_verified_at"]])
+    def test_another_hash_that_was_made_before(self, ada, fields):
+        ada.password = make_password("another good one")
+        ada.save(update_fields=fields)
+
+        assert noted() == ["password_changed"]
+
+    def test_a_password_that_is_taken_away(self, ada):
+        ada.set_unusable_password()
+        ada.save()
 
         assert noted() == ["password_changed"]
 
