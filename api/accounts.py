@@ -11,11 +11,12 @@ from rest_framework import exceptions, generics, serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from api import throttles
 from api.doors import PrivateView, PublicView
 from api.problems import Gone
 from api.schema import BODY, TOKEN, problems
 from users import challenges, registration
-from users.addresses import MAX_LENGTH, canonical
+from users.addresses import MAX_LENGTH, SERVICE_DOMAIN, canonical, is_blocked
 from users.challenges import RESEND_AFTER, Outcome
 from users.models import User
 
@@ -45,9 +46,11 @@ class AddressField(TextField):
         if len(address) > MAX_LENGTH:
             return address  # the validator of the length says so, and nothing that long is looked at closely
         try:
-            canonical(address)
+            domain = canonical(address).rpartition("@")[2]
         except DjangoValidationError as error:
             raise serializers.ValidationError(error.messages, code="invalid") from error
+        if domain == SERVICE_DOMAIN:  # of programs, which never come this way
+            self.fail("invalid")
         return address
 
 
@@ -62,6 +65,12 @@ class RegistrationSerializer(serializers.Serializer[Any]):
         help_text="Default: from `Accept-Language`.",
         error_messages={"invalid_choice": "There is no such language."},  # DRF's own would quote what was sent
     )
+
+    def validate_email(self, address: str) -> str:
+        """Refuse an address of a domain that is not wanted, whoever has it."""
+        if is_blocked(canonical(address)):
+            raise serializers.ValidationError("Use an address of another domain.", code="domain_blocked")
+        return address
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Judge the password, with the address at hand that it must not resemble."""
@@ -117,6 +126,8 @@ class AccountSerializer(serializers.ModelSerializer[User]):
 class RegisterView(PublicView):
     """Register an address. It has to be verified by the link in a mail."""
 
+    throttle_classes = (throttles.Registering,)
+
     @extend_schema(
         operation_id="register",
         tags=["accounts"],
@@ -149,6 +160,8 @@ class RegisterView(PublicView):
 class VerifyEmailView(PublicView):
     """Verify an address."""
 
+    throttle_classes = (throttles.Verifying,)
+
     @extend_schema(
         operation_id="verify_email",
         tags=["accounts"],
@@ -173,6 +186,8 @@ class VerifyEmailView(PublicView):
 
 class ResendView(PublicView):
     """Send the verification mail again."""
+
+    throttle_classes = (throttles.Mailing,)
 
     @extend_schema(
         operation_id="resend_verification",

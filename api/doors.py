@@ -10,8 +10,10 @@ from rest_framework.parsers import JSONParser
 from rest_framework.permissions import AllowAny, BasePermission, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
+from api import throttles
 from api.problems import TooLarge
 
 # Bytes; the largest body that makes sense, a registration, has some 1,500.
@@ -57,7 +59,7 @@ class View(APIView):
 
 
 class PublicView(View):
-    """For anyone: no credentials are looked at."""
+    """For anyone: no credentials are looked at. Each names its `throttle_classes`."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
@@ -70,3 +72,4 @@ class PrivateView(View):
     authentication_classes = (TokenAuthentication,)
     permission_classes: tuple[type[BasePermission], ...] = (IsAuthenticated,)
     parser_classes = (SmallJSONParser,)
+    throttle_classes: tuple[type[BaseThrottle], ...] = (throttles.PerUser,)

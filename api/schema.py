@@ -26,6 +26,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "link_expired": (410, "This link has expired. Ask for a new one."),
     "too_large": (413, "The body is too large."),
     "unsupported_media_type": (415, "Send application/json."),
+    "throttled": (429, "Request was throttled. Expected available in 30 seconds."),
     "server_error": (500, "Something went wrong here. It has been recorded."),
     "unavailable": (503, "The service cannot reach its database. Try again soon."),
 }
@@ -33,7 +34,7 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
 # What many endpoints share.
 BODY: Final = ("invalid", "parse_error", "too_slow", "too_large", "unsupported_media_type")
 TOKEN: Final = ("not_authenticated", "authentication_failed")
-_ALL: Final = ("not_acceptable", "server_error", "unavailable")
+_ALL: Final = ("not_acceptable", "throttled", "server_error", "unavailable")
 
 _IN_BODY: Final = {"pointer": "#/email", "code": "invalid", "detail": "Enter a valid email address."}
 _IN_QUERY: Final = {"parameter": "status", "code": "invalid_choice", "detail": "There is no such status."}
@@ -66,6 +67,20 @@ def _problem(status: int, code: str, detail: str, errors: list[dict[str, str]]) 
         "request_id": "0b8e62c6-8f0f-4f0e-9d4e-1f6a2c3d4e5f",
         "errors": errors,
     }
+
+
+def tell_of_retry_after(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Add the header to each answer that has it: a hook of drf-spectacular's, which knows headers by operation only."""
+    header = {
+        "description": "Seconds after which to try again.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    }
+    for path in result["paths"].values():
+        for operation in path.values():
+            for status in {"429", "503"} & {*operation["responses"]}:
+                operation["responses"][status]["headers"] = {"Retry-After": header}
+    return result
 
 
 class KnoxScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

@@ -13,10 +13,15 @@ from rest_framework.authentication import BaseAuthentication
 from rest_framework.permissions import AllowAny, BasePermission, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.throttling import BaseThrottle
 
+from api import throttles
 from api.accounts import MAX_PASSWORD, AddressField, TextField
 from api.doors import PrivateView
 from api.schema import BODY, TOKEN, problems
+from users import audit, tokens
+from users.addresses import canonical
+from users.audit import Action
 from users.models import User
 
 
@@ -77,6 +82,10 @@ class TokensView(PrivateView, generics.ListAPIView[Any]):
         """Look at no credentials where a token is asked for: an expired one must not stand in the way."""
         return [] if self.request is not None and self.request.method == "POST" else super().get_authenticators()
 
+    def get_throttles(self) -> list[BaseThrottle]:
+        """Limit whoever asks for a token by where they are."""
+        return [throttles.LoggingIn()] if self.request.method == "POST" else super().get_throttles()
+
     def get_permissions(self) -> list[BasePermission]:
         """Let anyone ask for a token."""
         return [AllowAny() if self.request.method == "POST" else IsAuthenticated()]
@@ -115,11 +124,16 @@ class TokensView(PrivateView, generics.ListAPIView[Any]):
         form = CredentialsSerializer(data=request.data)
         form.is_valid(raise_exception=True)
         given = form.validated_data
+        throttles.charge("login_account", canonical(given["email"]))
         user = authenticate(request, username=given["email"], password=given["password"])
-        if user is None:
+        if not isinstance(user, User):
             raise InvalidCredentials
         with transaction.atomic():
-            row, row.token = AuthToken.objects.create(user=user)
+            made = tokens.log_in(user, given["password"])
+            if made is None:
+                raise InvalidCredentials
+            row, token = made
+            row.token = token
             # Django's own receiver sets `last_login`.
             user_logged_in.send(User, request=request, user=user)
         shown = NewTokenSerializer(row, context=self.get_serializer_context())
@@ -149,6 +163,12 @@ class TokenView(PrivateView, generics.DestroyAPIView[Any]):
     def get_queryset(self) -> QuerySet[Any]:
         """Return the caller's own."""
         return _own(self.request)
+
+    def perform_destroy(self, token: Any) -> None:
+        """Revoke it, and note that."""
+        with transaction.atomic():
+            audit.note(Action.TOKEN_REVOKED, token.user_id)
+            token.delete()
 
     def get_object(self) -> Any:
         """Return the token named, or the one this request came with."""

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from api import accounts, deliveries, receipts, replays, tokens
+from api import accounts, audit, deliveries, receipts, replays, tokens
 
 app_name = "api"
 urlpatterns = [
@@ -14,6 +14,7 @@ urlpatterns = [
     path("accounts/me/deliveries/<uuid:pk>", deliveries.OwnDeliveryDetail.as_view(), name="own-delivery"),
     path("auth/tokens", tokens.TokensView.as_view(), name="tokens"),
     path("auth/tokens/<slug:token_key>", tokens.TokenView.as_view(), name="token"),
+    path("audit", audit.AuditList.as_view(), name="audit"),
     path("deliveries", deliveries.DeliveryList.as_view(), name="deliveries"),
     path("deliveries/<uuid:pk>", deliveries.DeliveryDetail.as_view(), name="delivery"),
     path("webhook-receipts", receipts.ReceiptList.as_view(), name="webhook-receipts"),

@@ -89,6 +89,7 @@ def environment(side: Side, database: str) -> dict[str, str]:
         "DATABASE_URL": database,
         "DATABASE_POOL_SIZE": str(side.pool),
         "WEB_THREADS": "8",
+        "THROTTLES": "0",
         "SECRET_KEY": "the-bench-signs-with-this-and-nobody-else-does-0123456789",
         "PUBLIC_URL": f"http://127.0.0.1:{side.port}",
         "DEFAULT_FROM_EMAIL": "accounts@example.com",

@@ -29,9 +29,10 @@ from uuid_utils.compat import uuid7
 from mailer import statements
 from mailer.models import DeliveryEvent, DeliveryStatus, Message
 from mailer.providers import PROVIDERS
-from mailer.signals import delivery_changed, tell
+from mailer.signals import delivery_changed
 from mailer.status import EVENT_STATUS, NO_RANK, RANKS, Status
 from users.addresses import loosely_canonical
+from users.signals import tell
 
 Effect = DeliveryEvent.Effect
 Source = DeliveryEvent.Source

@@ -52,7 +52,7 @@ def gaps(days: float) -> list[Gap]:
     """
     if not 0 < days <= settings.MAIL_HISTORY_DAYS:
         raise ValueError(f"days must be more than 0, and at most MAIL_HISTORY_DAYS ({settings.MAIL_HISTORY_DAYS:g})")
-    active, lately = User.objects.filter(is_active=True), Now() - timedelta(days=days)
+    active, lately = User.objects.filter(is_active=True, is_service=False), Now() - timedelta(days=days)
     return [
         Gap(
             "verification",

@@ -8,6 +8,7 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
+from users import audit
 from webhooks.networks import read_address
 
 _HEADER: Final = "HTTP_X_FORWARDED_FOR"
@@ -39,3 +40,15 @@ class ClientAddressMiddleware:
         """Answer the request, as one of its client's."""
         request.META["REMOTE_ADDR"] = client_of(request.META.get("REMOTE_ADDR", ""), request.META.get(_HEADER, ""))
         return self._get_response(request)
+
+
+class OriginMiddleware:
+    """Let what is noted in the audit tell which request it came by."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        """Answer the request."""
+        with audit.during(request):
+            return self._get_response(request)

@@ -15,8 +15,9 @@ import django_stubs_ext
 from celery.schedules import crontab
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.translation import gettext_lazy as _
+from redis.connection import parse_url
 
-from project import brokers, mail
+from project import accounts, brokers, mail
 from project.environment import Environment, is_origin
 from project.logging import configure
 from webhooks.providers import KEY_DAYS, NONCE_DAYS
@@ -61,6 +62,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "project.clients.ClientAddressMiddleware",
+    "project.clients.OriginMiddleware",
     "project.logging.RequestLogMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -122,6 +124,10 @@ DATABASES = {"default": _database}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env.str("REDIS_URL")
+try:
+    parse_url(REDIS_URL)  # type: ignore[no-untyped-call]  # redis has types elsewhere
+except ValueError:
+    raise ImproperlyConfigured("REDIS_URL must look like redis://host:6379/1, rediss:// or unix://") from None
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
@@ -139,16 +145,17 @@ PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.Argon2PasswordHasher",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
 ]
-AUTH_PASSWORD_VALIDATORS = [
-    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
-    {
-        "NAME": "django.contrib.auth.password_validation.MinimumLengthValidator",
-        "OPTIONS": {"min_length": 12},
-    },
-    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
-]
+SITE_NAME = env.str("SITE_NAME", default=_public.hostname)
+AUTH_PASSWORD_VALIDATORS = accounts.read_password_validators(env, SITE_NAME, PUBLIC_URL)
+BLOCKED_DOMAINS = accounts.read_blocked_domains(env)
 EMAIL_CHALLENGE_LIFETIME = timedelta(hours=env.float("EMAIL_CHALLENGE_HOURS", default=8))
 LOGIN_URL = "/admin/login/"
+# What may be done how often, by name: how many in how many seconds.
+THROTTLES = accounts.read_throttles(env)
+# Tokens that a user has at most, by logging in; the oldest go.
+USER_TOKENS = int(env.at_least(1, "USER_TOKENS", default=20))
+# Days that the audit is kept; the database lets nobody delete what is younger than the least.
+AUDIT_DAYS = env.at_least(30, "AUDIT_DAYS", default=400)
 
 # --- Mail ---------------------------------------------------------------------------------------------
 
@@ -156,7 +163,6 @@ DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL")
 SERVER_EMAIL = DEFAULT_FROM_EMAIL  # a provider refuses root@localhost
 # What any code in the process sends is queued first; who sends it then is named by MAIL_PROVIDERS.
 EMAIL_BACKEND = "mailer.backends.OutboxBackend"
-SITE_NAME = env.str("SITE_NAME", default=_public.hostname)
 # Backends of Django's that are providers, by the names they have here. What a file-based one needs.
 MAIL_BACKENDS = mail.read_backends(env)
 EMAIL_FILE_PATH = env.str("EMAIL_FILE_PATH", default="") or None
@@ -269,6 +275,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": crontab(hour=3, minute=17),
         "options": {"expires": 3600},
     },
+    "cleanup audit": {
+        "task": "users.tasks.cleanup",
+        "schedule": crontab(hour=3, minute=57),
+        "options": {"expires": 3600},
+    },
     "cleanup webhooks": {
         "task": "webhooks.tasks.cleanup",
         "schedule": crontab(hour=3, minute=37),
@@ -293,7 +304,7 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
 REST_KNOX = {
-    "TOKEN_TTL": timedelta(days=30),
+    "TOKEN_TTL": timedelta(days=env.at_least(0.01, "TOKEN_DAYS", default=30)),
     "AUTO_REFRESH": False,
     "USER_SERIALIZER": None,
 }
@@ -306,6 +317,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "api.schema.tell_of_retry_after",
+    ],
     "ENUM_NAME_OVERRIDES": {"DeliveryStatusEnum": "mailer.status.CHOICES"},
 }
 
@@ -319,6 +334,10 @@ SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=31_536_000 if _http
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_TLS_PROXY", default=False) else None
 # Proxies in front that each append to X-Forwarded-For; none of what is in it is believed beyond these.
 NUM_PROXIES = int(env.at_least(0, "NUM_PROXIES", default=0))
+if SECURE_PROXY_SSL_HEADER and THROTTLES and not NUM_PROXIES:
+    raise ImproperlyConfigured(
+        "Set NUM_PROXIES, with BEHIND_TLS_PROXY: else everybody has the proxy's address, and shares one limit"
+    )
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
 SECURE_REFERRER_POLICY = "same-origin"

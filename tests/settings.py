@@ -16,6 +16,8 @@ os.environ |= {
     "ANYMAIL_RESEND_API_KEY": "re_key",
     "WEBHOOK_SECRET_POSTMARK": "hook:first-password,hook:second-password",
     "WEBHOOK_SECRET_RESEND": "whsec_Zmlyc3Qtc2VjcmV0LW9mLXRoZS10ZXN0cw==,whsec_c2Vjb25kLXNlY3JldC1vZi10aGUtdGVzdHM=",
+    # A test of a limit sets it.
+    "THROTTLES": "0",
     "DEBUG": "0",
     "LOG_FORMAT": "json",
     "LOG_LEVEL": "INFO",

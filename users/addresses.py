@@ -6,9 +6,13 @@ import unicodedata
 from typing import Final
 
 import idna
+from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.core.validators import validate_email
+from django.core.validators import EmailValidator
 from django.utils.translation import gettext_lazy as _
+
+# Below which service users have their addresses: no mail can ever reach one (RFC 6761, 6.4).
+SERVICE_DOMAIN = "service.invalid"
 
 MAX_LENGTH = 254  # RFC 5321 4.5.3.1.3: a path of 256 octets, less its angle brackets
 
@@ -45,20 +49,31 @@ def _masked(found: re.Match[str]) -> str:
     return f"{local[:begin]}{first}***{at}"
 
 
+# Letters that no one sees and that NFKC leaves: variation selectors, fillers, joiners (Unicode's
+# Default_Ignorable_Code_Point, less what Python does not call printable).
+INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+
+_is_address = EmailValidator(allowlist=[])  # nobody registers from this machine
+
+
 def canonical(address: str) -> str:
-    """Return the address in NFKC, case-folded, its domain in IDNA 2008 form.
+    """Return the address in NFKC, its local part case-folded, its domain in IDNA 2008 form.
 
     Two addresses with one canonical form are one account's. Raises `ValidationError` for what is no address.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", address).casefold()).strip()
-    local, at, domain = folded.rpartition("@")
+    typed = address.strip()
+    local, at, domain = unicodedata.normalize("NFKC", typed).rpartition("@")
+    local = unicodedata.normalize("NFKC", local.casefold())
     try:
+        # Not folded: with ß and with ss, two domains may have two owners. IDNA maps what is one domain.
         result = f"{local}{at}{_encoded(domain)}"
     except UnicodeError as error:  # idna.IDNAError is one
         raise ValidationError(_("Enter a valid email address."), code="invalid") from error
     # Django's rules are for ASCII: what is beyond it counts as a letter, what is within is held to them.
-    validate_email("".join(character if character.isascii() else "x" for character in result))
-    if max(len(result), len(address.strip())) > MAX_LENGTH or not result.isprintable():
+    _is_address("".join(character if character.isascii() else "x" for character in result))
+    # IDNA drops what is invisible in a domain, so what was typed is looked at, too: mail goes there.
+    is_seen = typed.isprintable() and result.isprintable() and not INVISIBLE.search(typed + result)
+    if max(len(result), len(typed)) > MAX_LENGTH or not is_seen:
         raise ValidationError(_("Enter a valid email address."), code="invalid")
     return result
 
@@ -78,3 +93,9 @@ def loosely_canonical(address: str) -> str:
         return canonical(address)
     except ValidationError:
         return address.strip().casefold()
+
+
+def is_blocked(address: str) -> bool:
+    """Tell whether the domain of a canonical address, or one that it is below, is one of `settings.BLOCKED_DOMAINS`."""
+    labels = address.rpartition("@")[2].split(".")
+    return any(".".join(labels[place:]) in settings.BLOCKED_DOMAINS for place in range(len(labels)))

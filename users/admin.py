@@ -5,12 +5,32 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from users.models import User
+from users import limits
+from users.addresses import loosely_canonical
+from users.models import AuditEntry, User
+
+
+class LimitedLogin(AdminAuthenticationForm):
+    """The admin's login, limited like the API's: it takes the same passwords."""
+
+    def clean(self) -> dict[str, Any]:
+        """Try the password, unless too many were tried from this client or for this account."""
+        assert self.request is not None  # noqa: S101  # the login's view gives it
+        client = limits.client_key(self.request.META.get("REMOTE_ADDR", ""))
+        account = loosely_canonical(self.cleaned_data.get("username", ""))
+        if not (limits.permits("login_ip", client) and limits.permits("login_account", account)):
+            raise ValidationError(_("Too many attempts. Try again later."), code="throttled")
+        return super().clean()
+
+
+admin.site.login_form = LimitedLogin
 
 
 @admin.register(User)
@@ -19,13 +39,16 @@ class UserAdmin(DjangoUserAdmin[User]):
 
     ordering = ("-pk",)
     list_display = ("email", "email_verified_at", "is_active", "is_staff", "date_joined")
-    list_filter = ("is_active", "is_staff")
+    list_filter = ("is_active", "is_staff", "is_service")
     search_fields = ("email_canonical",)
-    readonly_fields = ("date_joined", "last_login")
+    readonly_fields = ("date_joined", "last_login", "is_service")
     fieldsets = (
         (None, {"fields": ("email", "password", "email_verified_at", "locale")}),
-        (_("Permissions"), {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
-        (_("Dates"), {"fields": ("date_joined", "last_login")}),
+        (
+            _("Permissions"),
+            {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")},
+        ),
+        (_("Dates"), {"fields": ("date_joined", "last_login", "is_service")}),
     )
     add_fieldsets = ((None, {"fields": ("email", "usable_password", "password1", "password2")}),)
 
@@ -36,3 +59,29 @@ class UserAdmin(DjangoUserAdmin[User]):
         if db_field.name == "locale":
             return forms.ChoiceField(choices=settings.LANGUAGES, label=db_field.verbose_name)
         return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(admin.ModelAdmin[AuditEntry]):
+    """What happened to accounts, newest first. Nobody writes it by hand."""
+
+    list_display = ("at", "action", "user_id", "actor_id", "ip", "user_agent")
+    list_filter = ("action",)
+    search_fields = ("=user_id", "=ip")
+    ordering = ("-id",)
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Refuse."""
+        del request
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: AuditEntry | None = None) -> bool:
+        """Refuse."""
+        del request, obj
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: AuditEntry | None = None) -> bool:
+        """Refuse."""
+        del request, obj
+        return False

@@ -15,6 +15,7 @@ from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
+from users import limits
 from users.models import EmailChallenge, User
 from users.signals import challenge_requested
 
@@ -59,6 +60,8 @@ def request_verification(email_canonical: str) -> None:
             .first()
         )
         if user is None or user.challenges.filter(created_at__gt=Now() - RESEND_AFTER).exists():
+            return
+        if not limits.permits("resend_address", email_canonical):
             return
         challenge = issue(user, EmailChallenge.Purpose.VERIFY_EMAIL)
         challenge_requested.send(EmailChallenge, challenge=challenge)

@@ -42,6 +42,13 @@ class User(AbstractBaseUser, PermissionsMixin):
     locale = models.CharField(_("language"), max_length=16, default="en")
     is_active = models.BooleanField(_("active"), default=True)
     is_staff = models.BooleanField(_("may use the admin"), default=False)
+    is_service = models.BooleanField(
+        _("is a program"),
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text=_("It has tokens and no password, and is never mailed."),
+    )
     date_joined = models.DateTimeField(_("joined at"), db_default=Now(), editable=False)
 
     objects: ClassVar[UserManager] = UserManager()
@@ -147,3 +154,48 @@ class EmailChallenge(models.Model):
 
     def __str__(self) -> str:
         return f"challenge {self.pk}"
+
+
+class AuditEntry(models.Model):
+    """Something that happened to an account: written with it, in its transaction, and never changed (`users.audit`).
+
+    Nothing in it is an address or a secret, and it outlives its user.
+    """
+
+    class Action(models.TextChoices):
+        """What happened."""
+
+        REGISTERED = "registered", _("registered")
+        REGISTERED_AGAIN = "registered_again", _("somebody registered the address again")
+        VERIFIED = "verified", _("verified the address")
+        ADDRESS_CHANGED = "address_changed", _("the address was changed")
+        PASSWORD_CHANGED = "password_changed", _("the password was changed")
+        PASSWORD_RESET = "password_reset", _("reset the password by a mail")
+        LOGGED_IN = "logged_in", _("logged in")
+        LOGIN_FAILED = "login_failed", _("failed to log in")
+        TOKEN_MADE = "token_made", _("a token was made by an operator")
+        TOKEN_REVOKED = "token_revoked", _("a token was revoked")
+        BANNED = "banned", _("was banned")
+        UNBANNED = "unbanned", _("was let in again")
+        DELETED = "deleted", _("was deleted")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    at = models.DateTimeField(db_default=Now(), help_text=_("By the database's clock."))
+    action = models.CharField(max_length=32, choices=Action)
+    user_id = models.BigIntegerField(null=True, help_text=_("Whose account; none where nobody has the address."))
+    actor_id = models.BigIntegerField(null=True, help_text=_("Who was logged in and did it, if anybody was."))
+    ip = models.GenericIPAddressField(null=True, help_text=_("Where the request came from."))
+    user_agent = models.CharField(max_length=200, help_text=_("What the client called itself, cut off."))
+
+    class Meta:
+        verbose_name = _("audit entry")
+        verbose_name_plural = _("audit entries")
+        default_permissions = ("view",)
+        indexes: ClassVar = [
+            models.Index(fields=["user_id", "-id"], name="audit_user_newest"),
+            models.Index(fields=["action", "-id"], name="audit_action_newest"),
+            models.Index(fields=["at"], name="audit_oldest"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.pk}"

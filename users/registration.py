@@ -5,8 +5,9 @@ from uuid import UUID
 from django.db import IntegrityError, transaction
 from uuid_utils.compat import uuid7
 
-from users import challenges
+from users import audit, challenges
 from users.addresses import canonical
+from users.audit import Action
 from users.models import User
 from users.signals import registration_repeated
 
@@ -32,6 +33,7 @@ def register(email: str, password: str, locale: str) -> UUID:
     if owner is None:
         newest = user.challenges.order_by("-created_at").values_list("pk", flat=True).first()
         return newest or uuid7()
+    audit.note(Action.REGISTERED_AGAIN, owner)
     if owner.email_verified_at is None:
         challenges.request_verification(owner.email_canonical)  # the first mail may have been lost
     else:

@@ -16,8 +16,8 @@ from mailer import doubts, ledger, statements
 from mailer.exceptions import DATABASE_LOST
 from mailer.ledger import Fact, Recorded, dedupe_key, text_of
 from mailer.models import DeliveryEvent
-from mailer.signals import tell
 from mailer.status import ACCEPTED_RANK, RANKS
+from users.signals import tell
 from webhooks import consequences, normal
 from webhooks.exceptions import Rejected, TooManyEvents, WebhookError
 from webhooks.models import Nonce, WebhookReceipt

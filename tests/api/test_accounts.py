@@ -90,6 +90,17 @@ class TestRegister:
         assert hashed == [PASSWORD]
 
     @pytest.mark.parametrize("taken", [False, True])
+    @pytest.mark.parametrize("email", ["ada@throw.example", "Ada@Mail.THROW.example", "ada@ｔｈｒｏｗ。example"])
+    def test_an_address_of_a_blocked_domain_is_refused_whoever_has_it(self, anyone, settings, taken, email):
+        settings.BLOCKED_DOMAINS = frozenset({"throw.example"})
+        if taken:
+            make_user("ada@throw.example")
+
+        problem = problem_of(anyone.post(REGISTER, {"email": email, "password": PASSWORD}), 400, "invalid")
+
+        assert places(problem) == [("#/email", "domain_blocked")]
+
+    @pytest.mark.parametrize("taken", [False, True])
     def test_errors_do_not_tell_whether_an_address_is_taken(self, anyone, taken):
         if taken:
             make_user("ada@example.com")
@@ -125,12 +136,16 @@ class TestRegister:
             ({"email": "a@" + "é" * 30_000, "password": PASSWORD}, [("#/email", "max_length")]),
             ({**ADA, "password": "short"}, [("#/password", "password_too_short")]),
             ({**ADA, "password": "password1234"}, [("#/password", "password_too_common")]),
-            ({**ADA, "password": "ada@example.com"}, [("#/password", "password_too_similar")]),
+            (
+                {**ADA, "password": "ada@example.com"},
+                [("#/password", f"password_{why}") for why in ("too_similar", "of_service_words")],
+            ),
             (
                 {**ADA, "password": "qwerty"},
                 [("#/password", "password_too_short"), ("#/password", "password_too_common")],
             ),
             ({**ADA, "password": "correct\x00horse battery"}, [("#/password", "null_characters_not_allowed")]),
+            ({**ADA, "password": "Example-password1"}, [("#/password", "password_of_service_words")]),
             ({**ADA, "password": "x" * 1025}, [("#/password", "max_length")]),
             ({**ADA, "locale": "tlh"}, [("#/locale", "invalid_choice")]),
             ({**ADA, "locale": None}, [("#/locale", "null")]),
@@ -341,4 +356,7 @@ class TestMe:
 def test_validators_of_the_settings_are_the_ones_tested(settings):
     names = {type(validator).__name__ for validator in password_validation.get_default_password_validators()}
 
-    assert names == {"UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator"}
+    assert names == {
+        *("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator"),
+        "ServiceWordValidator",
+    }

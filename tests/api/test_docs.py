@@ -23,7 +23,7 @@ from tests.conftest import PATIENCE, ROOT
 from users import challenges
 from users.models import EmailChallenge
 
-PERMISSIONS = ("view_deliverystatus", "view_webhookreceipt", "change_webhookreceipt")
+PERMISSIONS = ("view_deliverystatus", "view_webhookreceipt", "change_webhookreceipt", "view_auditentry")
 PAGE = (ROOT / "docs" / "api.md").read_text()
 
 

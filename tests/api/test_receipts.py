@@ -95,6 +95,15 @@ class TestDetail:
         assert "***@example.com" in body["body"]
         assert "grace" not in body["body"]
 
+    @pytest.mark.parametrize("posted", [b"recipient=grace%40example.com", rb'{"to": "grace\u0040example.com"}'])
+    def test_masks_addresses_however_the_provider_spells_them(self, repairer, posted):
+        receipt = post(deliver(), posted)
+
+        shown = repairer.get(f"{ALL}/{receipt.pk}").json()["body"]
+
+        assert "g***" in shown
+        assert "race" not in shown
+
     def test_shows_whole_addresses_to_those_who_may_see_them(self):
         seeing = client_of(make_user("eve@example.net", "view_webhookreceipt", "view_recipient"))
         receipt = post(deliver("grace@example.com"))

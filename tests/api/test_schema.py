@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from api.schema import PROBLEMS
 from mailer.models import Attempt
 from mailer.status import CHOICES
-from tests.api.conftest import PASSWORD, deliver, happen, post
+from tests.api.conftest import PASSWORD, client_of, deliver, happen, make_user, post
 from users import challenges
 from users.models import EmailChallenge, User
 
@@ -29,6 +29,7 @@ OPERATIONS = {
     ("get", "/api/v1/auth/tokens"): "list_tokens",
     ("post", "/api/v1/auth/tokens"): "create_token",
     ("delete", "/api/v1/auth/tokens/{token_key}"): "revoke_token",
+    ("get", "/api/v1/audit"): "list_audit",
     ("get", "/api/v1/deliveries"): "list_deliveries",
     ("get", "/api/v1/deliveries/{id}"): "delivery",
     ("get", "/api/v1/webhook-receipts"): "list_webhook_receipts",
@@ -122,7 +123,7 @@ class TestDocument:
     def test_every_status_but_the_good_ones_is_a_problem(self, document):
         for operation in operations(document).values():
             bad = {status: part for status, part in operation["responses"].items() if status >= "400"}
-            assert {"406", "500", "503"} <= {*bad}
+            assert {"406", "429", "500", "503"} <= {*bad}
             for status, part in bad.items():
                 assert [*part["content"]] == ["application/problem+json"]
                 examples = part["content"]["application/problem+json"]["examples"].values()
@@ -139,6 +140,13 @@ class TestDocument:
 
         # A method that is not there is no operation to document it at.
         assert shown == {*PROBLEMS} - {"bad_request", "method_not_allowed"}
+
+    def test_what_is_to_be_tried_again_says_when(self, document):
+        for operation in operations(document).values():
+            told = {
+                status for status, part in operation["responses"].items() if "Retry-After" in part.get("headers", {})
+            }
+            assert told == {"429", "503"}
 
     def test_lists_name_their_parameters(self, document):
         def named(operation):
@@ -244,6 +252,14 @@ class TestAnswers:
         ask(repairer, "post", f"{base}/replay", {"dry_run": True}, expect=200)
         ask(repairer, "post", f"{base}/replay", {"dry_run": "perhaps"}, expect=400)
         ask(repairer, "post", "/api/v1/webhook-receipts/0190a6c4-7b3e-7c1a-9d3b-0f1e2d3c4b5a/replay", expect=404)
+
+    def test_the_audit(self, ask, anyone):
+        auditor = client_of(make_user("auditor@example.net", "view_auditentry"))
+        ask(anyone, "post", "/api/v1/accounts/register", ADA, expect=202)
+        ask(anyone, "post", "/api/v1/auth/tokens", {**ADA, "password": "a wrong one"}, expect=401)
+
+        assert len(ask(auditor, "get", "/api/v1/audit", expect=200)["results"]) == 2
+        ask(auditor, "get", "/api/v1/audit", {"action": "x"}, expect=400)
 
     def test_a_delivery_of_nobodys_that_nobody_sent(self, ask, operator):
         ask(operator, "get", f"/api/v1/deliveries/{deliver().pk}", expect=200)

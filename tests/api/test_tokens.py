@@ -4,11 +4,15 @@ import json
 from datetime import timedelta
 
 import pytest
+from django.contrib.auth import authenticate as django_authenticate
+from django.contrib.auth.hashers import make_password
 from django.utils import timezone
 from knox.models import AuthToken
+from rest_framework.test import APIClient
 
 from mailer.models import Message
 from tests.api.conftest import PASSWORD, client_of, make_user, places, problem_of
+from tests.conftest import in_threads
 from users.models import User
 
 TOKENS = "/api/v1/auth/tokens"
@@ -206,3 +210,59 @@ class TestRevoke:
 
     def test_is_all_that_can_be_done_with_one(self, owner):
         problem_of(owner.get(f"{TOKENS}/current"), 405, "method_not_allowed")
+
+
+@pytest.mark.django_db
+class TestLimit:
+    def test_the_oldest_goes_where_there_would_be_too_many(self, anyone, ada, settings):
+        settings.USER_TOKENS = 3
+
+        made = [anyone.post(TOKENS, ADA).json()["token"] for _ in range(5)]
+
+        opened = [anyone.get(ME, **with_token(token)).status_code for token in made]
+        assert opened == [401, 401, 200, 200, 200]
+
+    def test_expired_ones_go_first_and_others_users_stay(self, anyone, ada, settings):
+        settings.USER_TOKENS = 2
+        _, kept = AuthToken.objects.create(user=ada)
+        AuthToken.objects.create(user=ada, expiry=timedelta(days=-1))
+        client_of(make_user("grace@example.com"))
+
+        anyone.post(TOKENS, ADA)
+
+        assert anyone.get(ME, **with_token(kept)).status_code == 200
+        assert AuthToken.objects.count() == 3
+
+    @pytest.mark.parametrize("change", [{"is_active": False}, {"password": make_password("another good one")}])
+    def test_who_was_banned_or_got_another_password_meanwhile_gets_none(self, anyone, ada, monkeypatch, change):
+        def authenticate(*args, **credentials):
+            user = django_authenticate(*args, **credentials)
+            User.objects.filter(pk=ada.pk).update(**change)
+            return user
+
+        monkeypatch.setattr("api.tokens.authenticate", authenticate)
+
+        problem_of(anyone.post(TOKENS, ADA), 401, "invalid_credentials")
+
+        assert not AuthToken.objects.exists()
+
+    def test_a_new_hash_of_the_same_password_meanwhile_is_no_other(self, anyone, ada, monkeypatch):
+        def authenticate(*args, **credentials):
+            user = django_authenticate(*args, **credentials)
+            User.objects.filter(pk=ada.pk).update(password=make_password(PASSWORD))
+            return user
+
+        monkeypatch.setattr("api.tokens.authenticate", authenticate)
+
+        assert anyone.post(TOKENS, ADA).status_code == 201
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_many_logins_at_once_no_more_stay_than_may(settings):
+    settings.USER_TOKENS = 3
+    make_user("ada@example.com")
+
+    answers = in_threads(12, lambda _: APIClient().post(TOKENS, ADA))
+
+    assert [answer.status_code for answer in answers] == [201] * 12
+    assert AuthToken.objects.count() == 3

@@ -76,6 +76,7 @@ def test_workers_relay_and_beat_at_once_send_each_mail_once(service, provider):
 
 @pytest.mark.parametrize("happens", ["killed", "frozen"])
 def test_broker_away_registration_answers_and_the_mail_leaves(service, provider, broker, happens):
+    service.environment |= {"THROTTLES": "1"}  # which are kept by the same server
     service.web()
     service.relay()
     {"killed": broker.kill, "frozen": lambda: broker.process.send_signal(signal.SIGSTOP)}[happens]()
@@ -84,6 +85,7 @@ def test_broker_away_registration_answers_and_the_mail_leaves(service, provider,
 
     assert statuses == [202] * 5
     assert seconds < PROMPT
+    assert [entry["level"] for entry in service.entries() if entry["event"] == "limits_not_held"] == ["warning"]
     wait_until(lambda: len(provider.accepted()) == 5)
 
 

@@ -5,7 +5,7 @@ from django.core.exceptions import ValidationError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from users.addresses import MAX_LENGTH, canonical, loosely_canonical, mask
+from users.addresses import MAX_LENGTH, canonical, is_blocked, loosely_canonical, mask
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,15 @@ from users.addresses import MAX_LENGTH, canonical, loosely_canonical, mask
         ("ada@xn--bcher-kva.example", "ada@xn--bcher-kva.example"),
         ("ada@例え.jp", "ada@xn--r8jz45g.jp"),
         ("ada@example。com", "ada@example.com"),
+        # ß and ς are letters of their own in a domain, which may be another's than that with ss or σ.
+        ("ada@straße.example", "ada@xn--strae-oqa.example"),
+        ("ada@STRASSE.example", "ada@strasse.example"),
+        ("ada@xn--strae-oqa.example", "ada@xn--strae-oqa.example"),
+        ("ada@βόλος.example", "ada@xn--nxasmm1c.example"),
+        ("ada@βόλοσ.example", "ada@xn--nxasmq6b.example"),
+        ("ada@EXAMPLE。COM", "ada@example.com"),
+        ("ada@exampⅼe.com", "ada@example.com"),
+        ("\N{LATIN SMALL LETTER LONG S}am@example.com", "sam@example.com"),
         # Quoted local parts are addresses (RFC 5322), if seldom.
         ('"ada@home"@example.com', '"ada@home"@example.com'),
     ],
@@ -89,6 +98,34 @@ def test_canonical(address, expected):
         "ädä\n@example.com",
         ".ädä@example.com",
         "ä..dä@example.com",
+        "ada@localhost",
+        "ada@example.com.",
+        "ada@example.com(comment)",
+        "(comment)ada@example.com",
+        "@relay.example:ada@example.com",
+        "ada@xn--.com",
+        "ada@xn--a.com",
+        "ada@exam\tple.com",
+        "ada@example.com\r\nBcc: bob@example.com",
+        "ada\r\nBcc: bob@example.com",
+        '"ada\r\nBcc: bob"@example.com',
+        '"ada\x01"@example.com',
+        "ada%0d%0aBcc:bob@example.com",
+        "ada\u2028bob@example.com",
+        "ada\x85bob@example.com",
+        "ada\u037ebob@example.com",  # NFKC makes a semicolon of the Greek question mark
+        "ada\ufe54bob@example.com",
+        "ada\uff1cbob\uff1e@example.com",
+        # IDNA drops what is invisible: the canonical form would be Ada's, and mail go to what was typed.
+        "ada@exam\N{SOFT HYPHEN}ple.com",
+        "ada@exam\N{ZERO WIDTH SPACE}ple.com",
+        "ada@exam\N{WORD JOINER}ple.com",
+        "ada@exam\N{VARIATION SELECTOR-16}ple.com",
+        # Invisible, and printable all the same.
+        "ada\N{VARIATION SELECTOR-16}@example.com",
+        "ada\N{COMBINING GRAPHEME JOINER}@example.com",
+        "ada\N{HANGUL FILLER}@example.com",
+        "ada\N{VARIATION SELECTOR-17}@example.com",
         # It becomes an @, once normalized.
         "ada＠bob@example.com",
     ],
@@ -137,6 +174,86 @@ def test_canonical_of_anything_is_stable_or_refused(address):
     assert canonical(once) == once
     assert len(once) <= MAX_LENGTH
     assert once.isprintable()
+
+
+# Each is another person than ada@mike.example, or refused, whatever case and form are applied (CVE-2019-19844).
+LOOK_ALIKES = [
+    "m\N{LATIN SMALL LETTER DOTLESS I}ke@example.com",
+    "M\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}KE@example.com",
+    "mi\N{CYRILLIC SMALL LETTER KA}e@example.com",
+    "mik\N{CYRILLIC SMALL LETTER IE}@example.com",
+    "mike@ex\N{CYRILLIC SMALL LETTER A}mple.com",
+    "mike@examp\N{LATIN CAPITAL LETTER I WITH DOT ABOVE}e.com",
+    "mike@exampl\N{LATIN SMALL LETTER E WITH ACUTE}.com",
+    "m\N{LATIN SMALL LETTER I WITH ACUTE}ke@example.com",
+]
+
+
+@pytest.mark.parametrize("address", LOOK_ALIKES)
+@pytest.mark.parametrize("spell", [str, str.lower, str.casefold])
+def test_no_look_alike_is_the_account_of_another(address, spell):
+    assert loosely_canonical(spell(address)) != canonical("mike@example.com")
+
+
+@given(
+    st.text(max_size=12),
+    st.sampled_from(["\r", "\n", "\r\n", "\0", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029"]),
+    st.text(max_size=12),
+)
+def test_nothing_that_ends_a_line_is_in_any_address(before, end, after):
+    try:
+        typed = f"a{before}{end}{after}b@example.com"
+        canonical(typed)
+    except ValidationError:
+        return
+
+    pytest.fail("it was taken")
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("ada@example.com", "a***@example.com"),
+        ("<ada@example.com>, bob@example.com", "<a***@example.com>, b***@example.com"),
+        ('"ada lovelace"@example.com', '"***@example.com'),
+        ('{"to": "ada@example.com"}', '{"to": "a***@example.com"}'),
+        (f"{'x' * 200}ada@example.com", "x***@example.com"),
+        (f'"{"ada " * 50}"@example.com', '"***@example.com'),
+        ("no address", "no address"),
+        # As a form, JSON and HTML may spell it.
+        ("event=delivered&recipient=ada%40example.com&x=1", "event=delivered&recipient=a***%40example.com&x=1"),
+        ("%22email%22%3A%22ada.l%2Btag%40example.com%22", "%22email%22%3A%22a***%40example.com%22"),
+        ("to=%C3%A4da%40example.com%2Cbob%40example.com", "to=%***%40example.com%2Cb***%40example.com"),
+        ('{"to": "ada\\u0040example.com"}', '{"to": "a***\\u0040example.com"}'),
+        ("mailto:ada&#64;example.com", "mailto:a***&#64;example.com"),
+        ("%40", "%40"),
+    ],
+)
+def test_mask_leaves_a_letter_of_each_local_part_however_long(text, masked):
+    assert mask(text) == masked
+
+
+def test_mask_takes_time_by_the_length_of_the_text():
+    for text in ("a" * 5_000_000, "%40" * 1_000_000, "%41" * 1_000_000):
+        assert mask(text) == text  # by the square of it, that would take hours
+
+
+@pytest.mark.parametrize(
+    ("address", "blocked"),
+    [
+        ("ada@throw.example", True),
+        ("ada@mail.throw.example", True),
+        ("ada@a.b.throw.example", True),
+        ("ada@throwaway.example", False),
+        ("ada@example", False),
+        ("throw.example@example.com", False),
+        ("ada@xn--bcher-kva.example", True),
+    ],
+)
+def test_a_blocked_domain_is_blocked_with_all_below_it(settings, address, blocked):
+    settings.BLOCKED_DOMAINS = frozenset({"throw.example", "xn--bcher-kva.example"})
+
+    assert is_blocked(address) is blocked
 
 
 @given(st.text(max_size=20))
