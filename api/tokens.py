@@ -14,7 +14,7 @@ from rest_framework.permissions import AllowAny, BasePermission, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from api.accounts import MAX_PASSWORD, AddressField, TextField
+from api.accounts import AddressField, PasswordField
 from api.doors import PrivateView
 from api.schema import BODY, TOKEN, problems
 from users.models import User
@@ -24,7 +24,7 @@ class CredentialsSerializer(serializers.Serializer[Any]):
     """Who asks for a token."""
 
     email = AddressField()
-    password = TextField(max_length=MAX_PASSWORD, trim_whitespace=False, write_only=True)
+    password = PasswordField()
 
 
 class ListedTokenSerializer(serializers.ModelSerializer[Any]):
@@ -59,6 +59,9 @@ _LISTED = {
     "created_at": "2026-11-21T08:00:00Z",
     "expires_at": "2026-12-21T08:00:00Z",
 }
+
+
+NEW_TOKEN = {**_LISTED, "token": "9f3a1c0d2e4b5a6..."}
 
 
 def _own(request: Request) -> QuerySet[Any]:
@@ -105,9 +108,7 @@ class TokensView(PrivateView, generics.ListAPIView[Any]):
             OpenApiExample(
                 "credentials", {"email": "ada@example.com", "password": "correct horse battery"}, request_only=True
             ),
-            OpenApiExample(
-                "created", {**_LISTED, "token": "9f3a1c0d2e4b5a6..."}, response_only=True, status_codes=["201"]
-            ),
+            OpenApiExample("created", NEW_TOKEN, response_only=True, status_codes=["201"]),
         ],
     )
     def post(self, request: Request) -> Response:
