@@ -102,11 +102,16 @@ def rules(
             _forget_messages,
         ),
         Rule("messages", ended.filter(finished_at__lt=Now() - history), _forget_messages),
-        Rule(
-            "challenges", EmailChallenge.objects.filter(expires_at__lt=Now() - SHORTLY), _forget_challenges, "purpose"
-        ),
         Rule("messages in doubt", doubted.filter(doubted_at__lt=Now() - history), _forget_messages),
+        *([] if states else [_challenges()]),
     ]
+
+
+def _challenges() -> Rule:
+    """Return the rule for challenges that are over, and what renewed them, too."""
+    over = EmailChallenge.objects.filter(expires_at__lt=Now() - SHORTLY)
+    renewal = EmailChallenge.objects.filter(renews=OuterRef("pk"), expires_at__gte=Now() - SHORTLY)
+    return Rule("challenges", over.filter(~Exists(renewal)), _forget_challenges, by="purpose")
 
 
 def cleanup(
