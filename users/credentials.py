@@ -6,6 +6,7 @@ Each change of an address or a password is told to the address that the account 
 
 from django.contrib.auth.hashers import make_password
 from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
 
 from users import challenges
 from users.addresses import canonical
@@ -83,7 +84,8 @@ def request_change(user: User, email: str) -> None:
         may_mail = challenges.may_ask_again(asked)
         present = User.objects.select_for_update(no_key=True).get(pk=user.pk)
         owner = User.objects.filter(email_canonical=address).exclude(pk=user.pk).first()
-        if not may_mail:
+        today = present.challenges.filter(purpose=Purpose.CHANGE_EMAIL, created_at__gt=Now() - challenges.DAY).count()
+        if not may_mail or today >= challenges.MAILS_A_DAY:  # nobody is to mail strangers at will
             return
         pending_change(present).supersede()
         challenge = challenges.issue(present, Purpose.CHANGE_EMAIL, email=address, typed=email.strip())

@@ -314,6 +314,13 @@ def test_a_second_request_takes_the_place_of_the_first(user):
     assert credentials.pending_change(user).get().typed == "second@example.net"
 
 
+def test_request_change_mails_so_many_strangers_a_day(user):
+    for number in range(MAILS_A_DAY + 3):
+        credentials.request_change(user, f"stranger{number}@example.net")
+
+    assert Message.objects.filter(kind="email_change").count() == MAILS_A_DAY
+
+
 def test_a_change_that_was_called_off(user):
     credentials.request_change(user, "lovelace@example.net")
     token = link_token(credentials.pending_change(user).get())
