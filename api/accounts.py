@@ -1,27 +1,32 @@
 """Register, verify an address, look at one's own account."""
 
+import re
 from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import password_validation
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.utils.translation import get_language_from_request
-from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
-from rest_framework import exceptions, generics, serializers, status
+from drf_spectacular.utils import (
+    OpenApiExample,
+    PolymorphicProxySerializer,
+    extend_schema,
+    extend_schema_field,
+    extend_schema_view,
+)
+from rest_framework import generics, serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from api import throttles
 from api.doors import PrivateView, PublicView
-from api.problems import Gone
+from api.proofs import OF_CODE, OF_LINK, insist
 from api.schema import BODY, TOKEN, problems
-from users import challenges, registration
+from mailer import retention
+from users import credentials, registration
 from users.addresses import MAX_LENGTH, SERVICE_DOMAIN, canonical, is_blocked
 from users.challenges import RESEND_AFTER, Outcome
-from users.models import User
-
-# A longer password is no better and takes longer to hash.
-MAX_PASSWORD = 1024
+from users.models import MAX_PASSWORD, User
 
 
 class TextField(serializers.CharField):
@@ -54,17 +59,37 @@ class AddressField(TextField):
         return address
 
 
+class PasswordField(TextField):
+    """A password, to the last space."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=MAX_PASSWORD, trim_whitespace=False, write_only=True, **kwargs)
+
+
+class LocaleField(serializers.ChoiceField):
+    """A language that mails are written in."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        # DRF's own words would quote what was sent.
+        super().__init__(settings.LANGUAGES, error_messages={"invalid_choice": "There is no such language."}, **kwargs)
+
+
+def judge(password: str, user: User | None, field: str) -> None:
+    """Raise `ValidationError` for a password that is none, at `field`; `user` is whose it must not resemble."""
+    try:
+        password_validation.validate_password(password, user)
+    except DjangoValidationError as error:
+        raise serializers.ValidationError(
+            {field: serializers.as_serializer_error(error)["non_field_errors"]}
+        ) from error
+
+
 class RegistrationSerializer(serializers.Serializer[Any]):
     """Who wants to register."""
 
     email = AddressField()
-    password = TextField(max_length=MAX_PASSWORD, trim_whitespace=False, write_only=True)
-    locale = serializers.ChoiceField(
-        settings.LANGUAGES,
-        required=False,
-        help_text="Default: from `Accept-Language`.",
-        error_messages={"invalid_choice": "There is no such language."},  # DRF's own would quote what was sent
-    )
+    password = PasswordField()
+    locale = LocaleField(required=False, help_text="Default: from `Accept-Language`.")
 
     def validate_email(self, address: str) -> str:
         """Refuse an address of a domain that is not wanted, whoever has it."""
@@ -74,12 +99,7 @@ class RegistrationSerializer(serializers.Serializer[Any]):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Judge the password, with the address at hand that it must not resemble."""
-        try:
-            password_validation.validate_password(attrs["password"], User(email=attrs["email"]))
-        except DjangoValidationError as error:
-            raise serializers.ValidationError(
-                {"password": serializers.as_serializer_error(error)["non_field_errors"]}
-            ) from error
+        judge(attrs["password"], User(email=attrs["email"]), "password")
         return attrs
 
 
@@ -94,12 +114,37 @@ class RegisteredSerializer(AcceptedSerializer):
     """The same answer for a free address and for a taken one."""
 
     registration_id = serializers.UUIDField()
+    status_token = serializers.CharField(help_text="By it, `GET accounts/registrations/{id}` tells what became of it.")
 
 
 class TokenSerializer(serializers.Serializer[Any]):
     """The token of a link."""
 
     token = TextField(max_length=200)
+
+
+class CodeSerializer(serializers.Serializer[Any]):
+    """The code in a mail, and the registration that the mail was about."""
+
+    registration_id = serializers.UUIDField()
+    code = TextField(max_length=20, help_text="Spaces and hyphens in it do not count.")
+
+    def validate_code(self, value: str) -> str:
+        """Return the digits."""
+        return re.sub(r"[\s-]", "", value)
+
+
+class OwnPasswordSerializer(serializers.Serializer[Any]):
+    """The password that the caller has now, asked for once more. Needs the `user` in the context."""
+
+    password = PasswordField(help_text="The present one.")
+
+    def validate_password(self, value: str) -> str:
+        """Compare it."""
+        user: User = self.context["user"]
+        if not user.check_password(value):
+            raise serializers.ValidationError("This is not your password.", code="wrong_password")
+        return value
 
 
 class VerifiedSerializer(serializers.Serializer[Any]):
@@ -117,10 +162,32 @@ class EmailSerializer(serializers.Serializer[Any]):
 class AccountSerializer(serializers.ModelSerializer[User]):
     """One's own account."""
 
+    locale = LocaleField()
+    pending_email = serializers.SerializerMethodField(help_text="The address it is to have, once that is confirmed.")
+
     class Meta:
         model = User
-        fields = ("email", "email_verified_at", "locale", "date_joined")
-        read_only_fields = fields
+        fields = ("email", "email_verified_at", "locale", "date_joined", "pending_email")
+        read_only_fields = ("email", "email_verified_at", "date_joined")
+
+    @extend_schema_field(serializers.EmailField(allow_null=True))
+    def get_pending_email(self, user: User) -> str | None:
+        """Show it as it was typed."""
+        return credentials.pending_change(user).values_list("typed", flat=True).first()
+
+
+ACCEPTED = OpenApiExample(
+    "accepted", {"status": "accepted", "resend_after": 60}, response_only=True, status_codes=["202"]
+)
+OF_LINK_OR_CODE = ("link_invalid", "link_expired", *OF_CODE.values())
+_ACCOUNT = {
+    "email": "ada@example.com",
+    "email_verified_at": "2026-11-21T08:00:00Z",
+    "locale": "en",
+    "date_joined": "2026-11-21T07:59:00Z",
+    "pending_email": None,
+}
+_SHOWN = OpenApiExample("account", _ACCOUNT, response_only=True, status_codes=["200"])
 
 
 class RegisterView(PublicView):
@@ -141,20 +208,28 @@ class RegisterView(PublicView):
             ),
             OpenApiExample(
                 "registered",
-                {"status": "accepted", "resend_after": 60, "registration_id": "0190a6c4-7b3e-7c1a-9d3b-0f1e2d3c4b5a"},
+                {
+                    "status": "accepted",
+                    "resend_after": 60,
+                    "registration_id": "0190a6c4-7b3e-7c1a-9d3b-0f1e2d3c4b5a",
+                    "status_token": "0190a6c47b3e7c1a9d3b0f1e2d3c4b5a.YmFy",
+                },
                 response_only=True,
                 status_codes=["202"],
             ),
         ],
     )
     def post(self, request: Request) -> Response:
-        """Register; the answer does not tell whether the address is taken, the mail to its owner does."""
+        """Register; the answer does not tell whether the address is taken, the mail to its owner does.
+
+        The same address and password once more, as after an answer that was lost, is the same registration.
+        """
         form = RegistrationSerializer(data=request.data)
         form.is_valid(raise_exception=True)
         given = form.validated_data
         locale = given.get("locale") or get_language_from_request(request)
         identifier = registration.register(given["email"], given["password"], locale)
-        return _accepted(registration_id=str(identifier))
+        return accepted(registration_id=str(identifier), status_token=registration.status_token(identifier))
 
 
 class VerifyEmailView(PublicView):
@@ -165,22 +240,31 @@ class VerifyEmailView(PublicView):
     @extend_schema(
         operation_id="verify_email",
         tags=["accounts"],
-        request=TokenSerializer,
-        responses={200: VerifiedSerializer, **problems(*BODY, "link_invalid", "link_expired")},
+        request=PolymorphicProxySerializer("Proof", [TokenSerializer, CodeSerializer], resource_type_field_name=None),
+        responses={200: VerifiedSerializer, **problems(*BODY, *OF_LINK_OR_CODE)},
         examples=[
             OpenApiExample("token", {"token": "0190a6c47b3e7c1a9d3b0f1e2d3c4b5a.Zm9v"}, request_only=True),
+            OpenApiExample(
+                "code",
+                {"registration_id": "0190a6c4-7b3e-7c1a-9d3b-0f1e2d3c4b5a", "code": "1234 5678"},
+                request_only=True,
+            ),
             OpenApiExample("verified", {"status": "verified"}, response_only=True, status_codes=["200"]),
         ],
     )
     def post(self, request: Request) -> Response:
-        """Consume the token of a link."""
-        form = TokenSerializer(data=request.data)
+        """Consume the token of a link, or the code of a registration's newest mail. It logs nobody in.
+
+        Five codes may be tried; then the code is dead, and the link is not.
+        """
+        by_code = isinstance(request.data, dict) and "token" not in request.data and "code" in request.data
+        form = CodeSerializer(data=request.data) if by_code else TokenSerializer(data=request.data)
         form.is_valid(raise_exception=True)
-        outcome = challenges.consume(form.validated_data["token"])
-        if outcome is Outcome.EXPIRED:
-            raise Gone("This link has expired. Ask for a new one.", code="link_expired")
-        if outcome is Outcome.INVALID:
-            raise exceptions.NotFound("This link is not valid.", code="link_invalid")
+        if by_code:
+            outcome = registration.verify_by_code(**form.validated_data)
+        else:
+            outcome = registration.verify(form.validated_data["token"])
+        insist(outcome, OF_CODE if by_code else OF_LINK)
         return Response({"status": outcome.value})
 
 
@@ -196,17 +280,15 @@ class ResendView(PublicView):
         responses={202: AcceptedSerializer, **problems(*BODY)},
         examples=[
             OpenApiExample("resend", {"email": "ada@example.com"}, request_only=True),
-            OpenApiExample(
-                "accepted", {"status": "accepted", "resend_after": 60}, response_only=True, status_codes=["202"]
-            ),
+            ACCEPTED,
         ],
     )
     def post(self, request: Request) -> Response:
         """Send a new link, if an unverified account has the address; the answer is always the same."""
         form = EmailSerializer(data=request.data)
         form.is_valid(raise_exception=True)
-        challenges.request_verification(canonical(form.validated_data["email"]))
-        return _accepted()
+        registration.request_verification(canonical(form.validated_data["email"]))
+        return accepted()
 
 
 @extend_schema_view(
@@ -214,33 +296,55 @@ class ResendView(PublicView):
         operation_id="account",
         tags=["accounts"],
         responses={200: AccountSerializer, **problems(*TOKEN)},
-        examples=[
-            OpenApiExample(
-                "account",
-                {
-                    "email": "ada@example.com",
-                    "email_verified_at": "2026-11-21T08:00:00Z",
-                    "locale": "en",
-                    "date_joined": "2026-11-21T07:59:00Z",
-                },
-                response_only=True,
-                status_codes=["200"],
-            )
-        ],
-    )
+        examples=[_SHOWN],
+    ),
+    patch=extend_schema(
+        operation_id="change_account",
+        tags=["accounts"],
+        responses={200: AccountSerializer, **problems(*BODY, *TOKEN)},
+        examples=[OpenApiExample("language", {"locale": "de"}, request_only=True), _SHOWN],
+    ),
 )
-class MeView(PrivateView, generics.RetrieveAPIView[User]):
+class MeView(PrivateView, generics.RetrieveUpdateAPIView[User]):
     """One's own account."""
 
+    http_method_names = ("get", "patch", "delete", "head", "options")
     serializer_class = AccountSerializer
 
     def get_object(self) -> User:
         """Return the caller."""
-        user = self.request.user
-        assert isinstance(user, User)  # noqa: S101  # the permission saw to it
-        return user
+        return caller(self.request)
+
+    @extend_schema(
+        operation_id="delete_account",
+        tags=["accounts"],
+        request={"application/json": OwnPasswordSerializer},
+        responses={204: None, **problems(*BODY, *TOKEN)},
+        examples=[OpenApiExample("password", {"password": "correct horse battery"}, request_only=True)],
+    )
+    def delete(self, request: Request) -> Response:
+        """Delete the account and every token, for good.
+
+        Of the mails that were sent, rows without a person are left: that there was one of some kind, and what became of
+        it. What waits to be sent is cancelled.
+        """
+        user = caller(request)
+        form = OwnPasswordSerializer(data=request.data, context={"user": user})
+        form.is_valid(raise_exception=True)
+        # First what can be done again: who is stopped in the middle still has the account, and can delete it.
+        retention.erase_user(user)
+        credentials.close(user)
+        return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-def _accepted(**more: str) -> Response:
+def caller(request: Request) -> User:
+    """Return who asks."""
+    user = request.user
+    assert isinstance(user, User)  # noqa: S101  # the permission saw to it
+    return user
+
+
+def accepted(**more: str) -> Response:
+    """Answer that a mail is on its way, if there is anybody to write to."""
     body = {"status": "accepted", "resend_after": int(RESEND_AFTER.total_seconds()), **more}
     return Response(body, status=status.HTTP_202_ACCEPTED)

@@ -6,6 +6,7 @@ from typing import IO, Any
 
 import knox.auth
 from rest_framework import exceptions
+from rest_framework.authentication import BaseAuthentication
 from rest_framework.parsers import JSONParser
 from rest_framework.permissions import AllowAny, BasePermission, IsAuthenticated
 from rest_framework.request import Request
@@ -61,8 +62,8 @@ class View(APIView):
 class PublicView(View):
     """For anyone: no credentials are looked at. Each names its `throttle_classes`."""
 
-    authentication_classes = ()
-    permission_classes = (AllowAny,)
+    authentication_classes: tuple[type[BaseAuthentication], ...] = ()
+    permission_classes: tuple[type[BasePermission], ...] = (AllowAny,)
     parser_classes = (SmallJSONParser,)
 
 

@@ -5,6 +5,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiExample, OpenApiResponse
 
 from api.problems import CONTENT_TYPE, ProblemSerializer
@@ -20,10 +21,14 @@ PROBLEMS: Final[dict[str, tuple[int, str]]] = {
     "permission_denied": (403, "You do not have permission to perform this action."),
     "not_found": (404, "There is no such thing."),
     "link_invalid": (404, "This link is not valid."),
+    "code_invalid": (404, "This is not the code."),
     "method_not_allowed": (405, 'Method "PUT" not allowed.'),
     "not_acceptable": (406, "Could not satisfy the request Accept header."),
     "too_slow": (408, "The body came too slowly."),
     "link_expired": (410, "This link has expired. Ask for a new one."),
+    "link_used": (410, "This link was used before. Ask for a new one."),
+    "code_expired": (410, "This code has expired. Ask for a new one."),
+    "code_spent": (410, "Too many codes were tried. Use the link, or ask for another mail."),
     "too_large": (413, "The body is too large."),
     "unsupported_media_type": (415, "Send application/json."),
     "throttled": (429, "Request was throttled. Expected available in 30 seconds."),
@@ -81,6 +86,19 @@ def tell_of_retry_after(result: dict[str, Any], **_: Any) -> dict[str, Any]:
             for status in {"429", "503"} & {*operation["responses"]}:
                 operation["responses"][status]["headers"] = {"Retry-After": header}
     return result
+
+
+class Schema(AutoSchema):
+    """drf-spectacular's, with a body for a DELETE whose `request` is given by media type."""
+
+    def _get_request_body(self, direction: str = "request") -> Any:
+        if self.method != "DELETE" or not isinstance(self.get_request_serializer(), dict):
+            return super()._get_request_body(direction)  # type: ignore[no-untyped-call]  # has none
+        self.method = "POST"  # else it looks no further
+        try:
+            return super()._get_request_body(direction)  # type: ignore[no-untyped-call]  # has none
+        finally:
+            self.method = "DELETE"
 
 
 class KnoxScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from rest_framework.throttling import BaseThrottle
 
 from api import throttles
-from api.accounts import MAX_PASSWORD, AddressField, TextField
+from api.accounts import AddressField, PasswordField
 from api.doors import PrivateView
 from api.schema import BODY, TOKEN, problems
 from users import audit, tokens
@@ -29,7 +29,7 @@ class CredentialsSerializer(serializers.Serializer[Any]):
     """Who asks for a token."""
 
     email = AddressField()
-    password = TextField(max_length=MAX_PASSWORD, trim_whitespace=False, write_only=True)
+    password = PasswordField()
 
 
 class ListedTokenSerializer(serializers.ModelSerializer[Any]):
@@ -64,6 +64,9 @@ _LISTED = {
     "created_at": "2026-11-21T08:00:00Z",
     "expires_at": "2026-12-21T08:00:00Z",
 }
+
+
+NEW_TOKEN = {**_LISTED, "token": "9f3a1c0d2e4b5a6..."}
 
 
 def _own(request: Request) -> QuerySet[Any]:
@@ -114,9 +117,7 @@ class TokensView(PrivateView, generics.ListAPIView[Any]):
             OpenApiExample(
                 "credentials", {"email": "ada@example.com", "password": "correct horse battery"}, request_only=True
             ),
-            OpenApiExample(
-                "created", {**_LISTED, "token": "9f3a1c0d2e4b5a6..."}, response_only=True, status_codes=["201"]
-            ),
+            OpenApiExample("created", NEW_TOKEN, response_only=True, status_codes=["201"]),
         ],
     )
     def post(self, request: Request) -> Response:

@@ -2,14 +2,20 @@
 
 from django.urls import path
 
-from api import accounts, audit, deliveries, receipts, replays, tokens
+from api import accounts, audit, credentials, deliveries, receipts, registrations, replays, tokens
 
 app_name = "api"
 urlpatterns = [
     path("accounts/register", accounts.RegisterView.as_view(), name="register"),
+    path("accounts/registrations/<uuid:pk>", registrations.RegistrationView.as_view(), name="registration"),
     path("accounts/verify-email", accounts.VerifyEmailView.as_view(), name="verify-email"),
     path("accounts/verify-email/resend", accounts.ResendView.as_view(), name="resend"),
     path("accounts/me", accounts.MeView.as_view(), name="me"),
+    path("accounts/me/email", credentials.ChangeEmailView.as_view(), name="change-email"),
+    path("accounts/me/password", credentials.ChangePasswordView.as_view(), name="change-password"),
+    path("accounts/email-change/confirm", credentials.ConfirmEmailView.as_view(), name="confirm-email-change"),
+    path("accounts/password-reset", credentials.ResetView.as_view(), name="password-reset"),
+    path("accounts/password-reset/confirm", credentials.ConfirmResetView.as_view(), name="confirm-password-reset"),
     path("accounts/me/deliveries", deliveries.OwnDeliveryList.as_view(), name="own-deliveries"),
     path("accounts/me/deliveries/<uuid:pk>", deliveries.OwnDeliveryDetail.as_view(), name="own-delivery"),
     path("auth/tokens", tokens.TokensView.as_view(), name="tokens"),

@@ -54,14 +54,24 @@ def _challenges(messages: Sequence[Message]) -> Mapping[UUID, EmailChallenge]:
     return {message: known[challenge] for message, challenge in ids.items() if challenge in known}
 
 
+# The page that a link opens, by the purpose of its challenge.
+PAGES: Final[Mapping[str, str]] = {
+    EmailChallenge.Purpose.VERIFY_EMAIL: "users:verify-email",
+    EmailChallenge.Purpose.CHANGE_EMAIL: "users:change-email",
+    EmailChallenge.Purpose.RESET_PASSWORD: "users:reset-password",
+}
+
+
 def _link(_: Message, challenge: EmailChallenge | None) -> Mapping[str, Any]:
-    """Derive the link from the challenge: the same one however often it is rendered."""
+    """Derive link and code from the challenge: the same ones however often it is rendered."""
     if challenge is None:
         raise RenderError("its challenge is gone")
     query = urlencode({"token": challenges.link_token(challenge)})
     lifetime = challenge.expires_at - challenge.created_at
+    code = challenges.code(challenge)
     return {
-        "link": f"{settings.PUBLIC_URL}{reverse('users:verify-email')}?{query}",
+        "link": f"{settings.PUBLIC_URL}{reverse(PAGES[challenge.purpose])}?{query}",
+        "code": f"{code[:4]} {code[4:]}",
         # Never more than is kept: the hours of one that lives for less are 0, and the minutes count.
         "hours": lifetime // timedelta(hours=1),
         "minutes": lifetime // timedelta(minutes=1),
@@ -92,12 +102,24 @@ class Kind:
 # Mails about an account's safety go to those, too, who want no others; not to an address that does not exist.
 ACCOUNT: Final = frozenset({Suppression.Reason.COMPLAINT.value, Suppression.Reason.UNSUBSCRIBE.value})
 
+# What happened to an account: its owner may have to act, so it is said for days and rather twice than never.
+_NOTICE: Final = Kind(PRIORITY["high"], at_least_once=True, despite=ACCOUNT, lifetime=timedelta(days=3))
+
 KINDS: Final[dict[str, Kind]] = {
     "verification": Kind(
         PRIORITY["now"], secret=True, at_least_once=True, despite=ACCOUNT, gather=_challenges, variables=_link
     ),
-    "welcome": Kind(PRIORITY["medium"], lifetime=timedelta(days=3)),
     "account_exists": Kind(PRIORITY["high"], at_least_once=True, despite=ACCOUNT, lifetime=timedelta(hours=8)),
+    "password_reset": Kind(
+        PRIORITY["now"], secret=True, at_least_once=True, despite=ACCOUNT, gather=_challenges, variables=_link
+    ),
+    "email_change": Kind(
+        PRIORITY["now"], secret=True, at_least_once=True, despite=ACCOUNT, gather=_challenges, variables=_link
+    ),
+    "email_change_requested": _NOTICE,
+    "email_changed": _NOTICE,
+    "password_changed": _NOTICE,
+    "welcome": Kind(PRIORITY["medium"], lifetime=timedelta(days=3)),
     "custom": Kind(PRIORITY["medium"], rendered=False),
     "test": Kind(PRIORITY["high"], lifetime=timedelta(hours=1)),
 }

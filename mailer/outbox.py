@@ -36,6 +36,8 @@ State = Message.State
 
 # PostgreSQL's channel on which the relay hears of new messages.
 CHANNEL: Final = "mailer"
+# What the row of a message says that was never to be sent.
+WITHHELD: Final = "withheld"
 LAST_PRIORITY: Final = 32767
 TERMINAL: Final = (State.SENT, State.DEAD, State.EXPIRED, State.CANCELLED, State.SUPPRESSED)
 
@@ -133,13 +135,15 @@ def enqueue(  # noqa: PLR0913  # all that a message is, by name
     run_at: datetime | None = None,
     expires_at: datetime | None = None,
     secret: bool = False,
+    withheld: bool = False,
 ) -> Message | None:
     """Write a message into the caller's transaction and ring for a worker once it is committed.
 
     Returns None, and changes nothing, where the dedupe key is taken. Each recipient, a bare address, gets a delivery.
     What it says is rendered from the kind's templates with `context`, or is `content` (`mailer.content`). Priority and
     flow default to the kind's and its name, `expires_at` to the kind's lifetime from `run_at` or now. Content is
-    `secret` where the kind says so, too. Raises `KeyError` for an unknown kind, `ValueError` without a recipient.
+    `secret` where the kind says so, too. What is `withheld` is cancelled from the start: it costs what another message
+    does, and goes nowhere. Raises `KeyError` for an unknown kind, `ValueError` without a recipient.
     """
     if not recipients:
         raise ValueError("a message needs a recipient")
@@ -157,10 +161,12 @@ def enqueue(  # noqa: PLR0913  # all that a message is, by name
         content=content and dict(content),
     )
     with transaction.atomic():
-        if not _insert(message, run_at, expires_at, rules.lifetime.total_seconds() if rules.lifetime else None):
+        lifetime = rules.lifetime.total_seconds() if rules.lifetime else None
+        if not _insert(message, run_at, expires_at, lifetime, withheld=withheld):
             return None
+        first = "cancelled" if withheld else "scheduled" if run_at else "queued"
         for recipient in recipients:
-            ledger.open_delivery(message, recipient, event_type="scheduled" if run_at else "queued")
+            ledger.open_delivery(message, recipient, event_type=first)
 
         def announce() -> None:
             ids = {"message_id": str(message.pk), "correlation_id": message.correlation_id}
@@ -177,7 +183,9 @@ def _correlation_id() -> str:
     return str(context.get("correlation_id") or context.get("request_id") or uuid4())[:64]
 
 
-def _insert(message: Message, run_at: datetime | None, expires_at: datetime | None, lifetime: float | None) -> bool:
+def _insert(
+    message: Message, run_at: datetime | None, expires_at: datetime | None, lifetime: float | None, *, withheld: bool
+) -> bool:
     with statements.prepared() as cursor:
         cursor.execute(
             _INSERT,
@@ -185,7 +193,7 @@ def _insert(message: Message, run_at: datetime | None, expires_at: datetime | No
                 *(message.pk, message.kind, message.dedupe_key, message.user_id, message.correlation_id),
                 *(message.locale, message.priority, message.flow, message.secret, json.dumps(message.context)),
                 None if message.content is None else json.dumps(message.content),
-                *(run_at, expires_at, lifetime, CHANNEL),
+                *(run_at, expires_at, lifetime, withheld, CHANNEL),
             ],
         )
         return cursor.fetchone() is not None
@@ -294,15 +302,16 @@ _INSERT: Final = f"""
 WITH written AS (
     INSERT INTO {_MESSAGE} (id, kind, dedupe_key, user_id, correlation_id, locale, priority, flow, secret,
                             context, content, run_at, expires_at,
-                            state, token, lease_owner, attempts, crashes, provider, error_class)
+                            state, finished_at, error_class, token, lease_owner, attempts, crashes, provider)
     SELECT v.id, v.kind, v.dedupe_key, v.user_id, v.correlation_id, v.locale, v.priority, v.flow, v.secret,
            v.context, v.content, coalesce(v.run_at, now()),
            coalesce(v.expires_at, coalesce(v.run_at, now()) + make_interval(secs => v.lifetime)),
-           'pending', 0, '', 0, 0, '', ''
+           CASE WHEN v.withheld THEN 'cancelled' ELSE 'pending' END, CASE WHEN v.withheld THEN now() END,
+           CASE WHEN v.withheld THEN '{WITHHELD}' ELSE '' END, 0, '', 0, 0, ''
     FROM (VALUES (%s::uuid, %s, %s, %s::bigint, %s, %s, %s::smallint, %s, %s::bool, %s::jsonb,
-                  %s::jsonb, %s::timestamptz, %s::timestamptz, %s::float))
+                  %s::jsonb, %s::timestamptz, %s::timestamptz, %s::float, %s::bool))
          AS v(id, kind, dedupe_key, user_id, correlation_id, locale, priority, flow, secret, context,
-              content, run_at, expires_at, lifetime)
+              content, run_at, expires_at, lifetime, withheld)
     ON CONFLICT (dedupe_key) DO NOTHING
     RETURNING id
 )

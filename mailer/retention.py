@@ -22,7 +22,9 @@ from django.db.models.functions import Coalesce, Now
 from mailer import content, files, ledger, operators
 from mailer.ledger import own_fact
 from mailer.models import Attempt, Batch, DeliveryEvent, DeliveryStatus, Message, Suppression
+from mailer.outbox import WITHHELD
 from users.addresses import loosely_canonical
+from users.models import EmailChallenge, User
 
 log = structlog.get_logger(__name__)
 State = Message.State
@@ -38,6 +40,9 @@ UNDER_WAY: Final = (State.LEASED, State.SENDING)
 
 # What others said, which may come again; our own words about a mail go with it.
 REPORTED: Final = (DeliveryEvent.Source.WEBHOOK, DeliveryEvent.Source.POLL)
+# For how long challenges that are over are kept, by which mails to an address are counted, and what was withheld.
+SHORTLY: Final = timedelta(days=2)
+
 # As the index `message_with_body` has it.
 HAS_BODY: Final = Q(content__isnull=False) | ~Q(context={})
 
@@ -95,9 +100,23 @@ def rules(
         Rule("secrets", doubted.filter(secret=True, expires_at__lt=Now(), content__isnull=False), _forget_bodies),
         Rule("bodies", ended.filter(HAS_BODY, finished_at__lt=Now() - body), _forget_bodies),
         Rule("bodies in doubt", doubted.filter(HAS_BODY, doubted_at__lt=Now() - body), _forget_bodies),
+        # What nobody was to get tells nobody anything, and anybody can have such written.
+        Rule(
+            "withheld",
+            ended.filter(state=State.CANCELLED, error_class=WITHHELD, finished_at__lt=Now() - SHORTLY),
+            _forget_messages,
+        ),
         Rule("messages", _quiet(ended.filter(finished_at__lt=Now() - history)), _forget_messages),
         Rule("messages in doubt", _quiet(doubted.filter(doubted_at__lt=Now() - history)), _forget_messages),
+        *([] if states else [_challenges()]),
     ]
+
+
+def _challenges() -> Rule:
+    """Return the rule for challenges that are over, and what renewed them, too."""
+    over = EmailChallenge.objects.filter(expires_at__lt=Now() - SHORTLY)
+    renewal = EmailChallenge.objects.filter(renews=OuterRef("pk"), expires_at__gte=Now() - SHORTLY)
+    return Rule("challenges", over.filter(~Exists(renewal)), _forget_challenges, by="purpose")
 
 
 def _quiet(messages: QuerySet[Message]) -> QuerySet[Message]:
@@ -141,6 +160,10 @@ def apply_all(chosen: Sequence[Rule], keep_on: Callable[[], bool], seen: Callabl
 
 def _forget_bodies(ids: Sequence[UUID]) -> None:
     Message.objects.filter(pk__in=ids).update(content=None, context={})
+
+
+def _forget_challenges(ids: Sequence[UUID]) -> None:
+    EmailChallenge.objects.filter(pk__in=ids).delete()
 
 
 def _forget_messages(ids: Sequence[UUID]) -> None:
@@ -207,6 +230,15 @@ def erase(address: str, seen: Callable[[int], object] = lambda _: None) -> Erase
     erased.under_way = _deliveries(canonical).count()
     log.info("mail_data_erased", **{each.name: getattr(erased, each.name) for each in fields(erased)})
     return erased
+
+
+def erase_user(user: User) -> None:
+    """Erase a user's address, and those that mails to them went to before, unless these are somebody else's by now."""
+    own = DeliveryStatus.objects.filter(user=user).exclude(recipient_canonical="")
+    former = {*own.order_by().values_list("recipient_canonical", flat=True).distinct()}
+    taken = User.objects.exclude(pk=user.pk).filter(email_canonical__in=former)
+    for address in {user.email_canonical, *former} - {*taken.values_list("email_canonical", flat=True)}:
+        erase(address)
 
 
 def _deliveries(canonical: str) -> QuerySet[DeliveryStatus]:

@@ -9,9 +9,13 @@ from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
+from knox.models import AuthToken
 from uuid_utils.compat import uuid7
 
 from users.addresses import MAX_LENGTH, canonical, loosely_canonical
+
+# A longer password is no better and takes longer to hash.
+MAX_PASSWORD = 1024
 
 
 class UserManager(BaseUserManager["User"]):
@@ -63,15 +67,17 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     # Whether the address was verified when this row was last read or written: see `newly_verified`.
     _was_verified = False
+    # The canonical address as it was then; None where it was not read.
+    _was_at: str | None = None
 
     def __str__(self) -> str:
         return f"user {self.pk}"
 
     @classmethod
     def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **kwargs: Any) -> "User":
-        """Remember, as the row is read, whether the address was verified."""
+        """Remember, as the row is read, its address and whether that was verified."""
         user = super().from_db(db, field_names, values, **kwargs)
-        user._was_verified = user.__dict__.get("email_verified_at") is not None  # noqa: SLF001  # its own
+        user._remember()  # noqa: SLF001  # its own
         return user
 
     @property
@@ -101,21 +107,48 @@ class User(AbstractBaseUser, PermissionsMixin):
     ) -> None:
         """Save, and whatever `post_save` writes, in one transaction.
 
-        Raises `ValidationError` when the address is none.
+        Another address, another password, or the end of `is_active` supersede every challenge; the latter two also
+        revoke every token, whoever made the change. Raises `ValidationError` when the address is none.
         """
         fields = None if update_fields is None else {*update_fields}
         if fields is None or "email" in fields:
             self.email = self.email.strip()
             self.email_canonical = canonical(self.email)
             fields = fields and fields | {"email_canonical"}
+        is_new = self._state.adding
+        locks_out, moves = self._locks_out(fields), self._moves(fields)
         with transaction.atomic(using=using):
             super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=fields)
-        if fields is None or "email_verified_at" in fields:
-            transaction.on_commit(self._remember_verified, using=using)
+            if locks_out and not is_new:
+                self.lock_out()
+            elif moves and not is_new:
+                self.challenges.supersede()
+        if is_new:
+            self._was_at = self.email_canonical
+        # Keep what is committed: after a rollback the next save is the one that sets it, again.
+        transaction.on_commit(self._remember, using=using)
 
-    def _remember_verified(self) -> None:
-        """Keep what is committed: after a rollback the next save is the one that sets it, again."""
-        self._was_verified = self.email_verified_at is not None
+    def _locks_out(self, fields: Collection[str] | None) -> bool:
+        """Whether the save under way ends what anybody could do so far: a password was set, or it is a ban.
+
+        Django's new hash of an old password, at a login, is none: it clears the raw one first.
+        """
+        has_password = self.__dict__.get("_password") is not None and (fields is None or "password" in fields)
+        return has_password or (not self.is_active and (fields is None or "is_active" in fields))
+
+    def _moves(self, fields: Collection[str] | None) -> bool:
+        return (fields is None or "email" in fields) and self._was_at != self.email_canonical
+
+    def lock_out(self) -> None:
+        """Supersede every challenge and revoke every token: whoever had one has to prove anew who they are."""
+        self.challenges.supersede()
+        AuthToken.objects.filter(user=self.pk).delete()
+
+    def _remember(self) -> None:
+        read = self.__dict__
+        if "email_verified_at" in read:
+            self._was_verified = self.email_verified_at is not None
+        self._was_at = read.get("email_canonical")
 
     def refresh_from_db(
         self,
@@ -123,34 +156,69 @@ class User(AbstractBaseUser, PermissionsMixin):
         fields: Iterable[str] | None = None,
         from_queryset: models.QuerySet["User"] | None = None,
     ) -> None:
-        """Read the row again, and remember anew whether the address was verified."""
+        """Read the row again, and remember anew."""
         super().refresh_from_db(using, fields, from_queryset)
-        if fields is None or "email_verified_at" in fields:
-            self._was_verified = self.email_verified_at is not None
+        if fields is None or {"email_verified_at", "email_canonical"} & {*fields}:
+            self._remember()
+
+
+class ChallengeQuerySet(models.QuerySet["EmailChallenge"]):
+    """Challenges, by what may still be done with them."""
+
+    def live(self) -> "ChallengeQuerySet":
+        """Return those that may be consumed: unused, not superseded, in time."""
+        return self.filter(used_at=None, superseded_at=None, expires_at__gt=Now())
+
+    def supersede(self) -> int:
+        """End those that are unused; return how many."""
+        return self.filter(used_at=None, superseded_at=None).update(superseded_at=Now())
 
 
 class EmailChallenge(models.Model):
-    """A proof of an address that was asked for. Nothing secret is in the row: see `users.challenges`."""
+    """A proof of an address that was asked for. Nothing secret is in the row: see `users.challenges`.
+
+    Whoever asks gets one, also where it can prove nothing, since nobody's account is concerned: so both cases leave
+    the same traces. It then has no user, and cannot be consumed. The first of a registration is what the registrant
+    watches; those that were asked for later `renew` it.
+    """
 
     class Purpose(models.TextChoices):
         """What a challenge lets its holder do."""
 
         VERIFY_EMAIL = "verify_email", _("verify an address")
+        CHANGE_EMAIL = "change_email", _("change the address")
+        RESET_PASSWORD = "reset_password", _("set a new password")
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="challenges")
+    user = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="challenges")
+    renews = models.ForeignKey("self", null=True, on_delete=models.SET_NULL, related_name="renewals")
     purpose = models.CharField(max_length=32, choices=Purpose)
     email = models.CharField(max_length=MAX_LENGTH, help_text=_("The canonical address it was asked for."))
+    typed = models.CharField(
+        max_length=MAX_LENGTH, default="", db_default="", help_text=_("A new address, as it was typed.")
+    )
+    password = models.CharField(
+        max_length=128,
+        default="",
+        db_default="",
+        help_text=_("The hash of the password that was registered with; of the first registration it is the user's."),
+    )
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True)
     superseded_at = models.DateTimeField(null=True)
-    attempts = models.PositiveSmallIntegerField(default=0)
+    attempts = models.PositiveSmallIntegerField(default=0, help_text=_("How many codes were tried."))
+
+    objects = ChallengeQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("challenge")
         verbose_name_plural = _("challenges")
-        indexes: ClassVar = [models.Index(fields=["user", "-created_at"], name="challenge_user_newest")]
+        indexes: ClassVar = [
+            models.Index(fields=["user", "-created_at"], name="challenge_user_newest"),
+            models.Index(fields=["email", "purpose", "-created_at"], name="challenge_of_address"),
+            models.Index(fields=["expires_at"], name="challenge_by_end"),
+        ]
 
     def __str__(self) -> str:
         return f"challenge {self.pk}"

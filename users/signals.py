@@ -2,9 +2,13 @@
 
 Inside the transaction that causes it:
 
-`challenge_requested`: a new challenge was asked for by someone who already has an account.
-    Arguments: `challenge` (EmailChallenge).
-`registration_repeated`: somebody tried to register a taken and verified address. Arguments: `user`, its owner.
+`challenge_requested`: a new challenge was asked for. Where it has no user, nobody is to get a mail, and what is
+    written is to cost the same. Arguments: `challenge` (EmailChallenge).
+`registration_repeated`: somebody tried to take an address that has an account. Arguments: `user`, its owner;
+    `challenge`, what was made for who tried.
+`email_change_requested`: a user wants another address. Arguments: `user`.
+`email_changed`: a user has another address. Arguments: `user`; `old_email`, the former one; `challenge`.
+`password_changed`: a user has another password, by their own doing. Arguments: `user`.
 
 Once it is committed, each receiver by itself (`tell`), with `user`; the sender is `User`. A receiver runs in the
 process that made the change, before that answers: it should enqueue what takes time. A process that dies right after
@@ -25,6 +29,9 @@ log = structlog.get_logger(__name__)
 
 challenge_requested = Signal()
 registration_repeated = Signal()
+email_change_requested = Signal()
+email_changed = Signal()
+password_changed = Signal()
 registered: Final = Signal()
 email_verified: Final = Signal()
 

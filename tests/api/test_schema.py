@@ -21,9 +21,18 @@ from users.models import EmailChallenge, User
 
 OPERATIONS = {
     ("post", "/api/v1/accounts/register"): "register",
+    ("get", "/api/v1/accounts/registrations/{id}"): "registration",
     ("post", "/api/v1/accounts/verify-email"): "verify_email",
     ("post", "/api/v1/accounts/verify-email/resend"): "resend_verification",
     ("get", "/api/v1/accounts/me"): "account",
+    ("patch", "/api/v1/accounts/me"): "change_account",
+    ("delete", "/api/v1/accounts/me"): "delete_account",
+    ("post", "/api/v1/accounts/me/email"): "change_email",
+    ("delete", "/api/v1/accounts/me/email"): "cancel_email_change",
+    ("post", "/api/v1/accounts/me/password"): "change_password",
+    ("post", "/api/v1/accounts/email-change/confirm"): "confirm_email_change",
+    ("post", "/api/v1/accounts/password-reset"): "request_password_reset",
+    ("post", "/api/v1/accounts/password-reset/confirm"): "reset_password",
     ("get", "/api/v1/accounts/me/deliveries"): "list_own_deliveries",
     ("get", "/api/v1/accounts/me/deliveries/{id}"): "own_delivery",
     ("get", "/api/v1/auth/tokens"): "list_tokens",
@@ -37,7 +46,10 @@ OPERATIONS = {
     ("post", "/api/v1/webhook-receipts/replay"): "replay_webhook_receipts",
     ("post", "/api/v1/webhook-receipts/{id}/replay"): "replay_webhook_receipt",
 }
-PUBLIC = {"register", "verify_email", "resend_verification", "create_token"}
+PUBLIC = {
+    *("register", "verify_email", "resend_verification", "create_token"),
+    *("confirm_email_change", "request_password_reset", "reset_password"),
+}
 
 ADA = {"email": "ada@example.com", "password": PASSWORD}
 
@@ -101,6 +113,7 @@ class TestDocument:
 
         assert free == PUBLIC
         assert document["components"]["securitySchemes"]["token"]["name"] == "Authorization"
+        assert operations(document)["registration"]["security"] == [{"status_token": []}]
 
     def test_every_body_has_an_example(self, document):
         bodies = {
@@ -111,7 +124,7 @@ class TestDocument:
         }
 
         assert {name for name, content in bodies.items() if not content.get("examples")} == set()
-        assert len([name for name in bodies if name.endswith("request")]) == 6
+        assert len([name for name in bodies if name.endswith("request")]) == 13
 
     def test_every_example_is_what_its_schema_says(self, document):
         for operation in operations(document).values():
@@ -192,8 +205,17 @@ class TestAnswers:
         return ask
 
     def test_from_registration_to_revocation(self, ask, anyone):
+        answer = ask(anyone, "post", "/api/v1/accounts/register", ADA, expect=202)
         ask(anyone, "post", "/api/v1/accounts/register", ADA, expect=202)
-        ask(anyone, "post", "/api/v1/accounts/register", ADA, expect=202)
+        status = f"/api/v1/accounts/registrations/{answer['registration_id']}"
+        bearer = {"Authorization": f"Bearer {answer['status_token']}"}
+        ask(anyone, "get", status, expect=200, **bearer)
+        ask(anyone, "get", status, expect=401)
+        ask(anyone, "get", status, expect=401, Authorization="Bearer nonsense")
+        by_code = {"registration_id": answer["registration_id"], "code": "0000 0000"}
+        ask(anyone, "post", "/api/v1/accounts/verify-email", {**by_code, "code": ""}, expect=400)
+        for status_code in (404, 404, 404, 404, 404, 410):
+            ask(anyone, "post", "/api/v1/accounts/verify-email", by_code, expect=status_code)
         ask(anyone, "post", "/api/v1/accounts/register", {"email": "a"}, expect=400)
         ask(anyone, "post", "/api/v1/accounts/verify-email/resend", {"email": ADA["email"]}, expect=202)
         challenge = EmailChallenge.objects.get()
@@ -212,6 +234,41 @@ class TestAnswers:
         ask(anyone, "get", "/api/v1/accounts/me", expect=401, **user)
         ask(anyone, "get", "/api/v1/accounts/me", expect=401)
         ask(anyone, "get", "/api/v1/accounts/me", expect=406, Accept="text/html")
+
+    def test_what_a_user_changes(self, ask, anyone, owner, ada):
+        me, password = "/api/v1/accounts/me", {"password": PASSWORD}
+        ask(owner, "patch", me, {"locale": "de"}, expect=200)
+        ask(owner, "patch", me, {"locale": "tlh"}, expect=400)
+        ask(owner, "post", f"{me}/email", {**password, "email": "ada@example.net"}, expect=202)
+        ask(owner, "get", me, expect=200)
+        ask(owner, "post", f"{me}/email", {"password": "wrong", "email": "ada@example.net"}, expect=400)
+        ask(owner, "delete", f"{me}/email", expect=204)
+        ask(anyone, "delete", f"{me}/email", expect=401)
+        link = {
+            "token": challenges.link_token(
+                challenges.issue(ada, "change_email", email="a@b.example", typed="a@b.example")
+            )
+        }
+        ask(anyone, "post", "/api/v1/accounts/email-change/confirm", link, expect=200)
+        ask(anyone, "post", "/api/v1/accounts/email-change/confirm", link, expect=200)
+        ask(anyone, "post", "/api/v1/accounts/email-change/confirm", {"token": "x"}, expect=404)
+        new = {**password, "new_password": "staple incorrect donkey"}
+        token = ask(owner, "post", f"{me}/password", new, expect=200)["token"]
+        user = {"Authorization": f"Token {token}"}
+        ask(owner, "post", f"{me}/password", new, expect=401)
+        ask(anyone, "post", f"{me}/password", new, expect=400, **user)
+        ask(anyone, "delete", me, password, expect=400, **user)
+        ask(anyone, "delete", me, {"password": "staple incorrect donkey"}, expect=204, **user)
+
+    def test_a_new_password(self, ask, anyone, ada):
+        reset, confirm = "/api/v1/accounts/password-reset", "/api/v1/accounts/password-reset/confirm"
+        ask(anyone, "post", reset, {"email": ada.email}, expect=202)
+        ask(anyone, "post", reset, {"email": "ada"}, expect=400)
+        link = {"token": challenges.link_token(EmailChallenge.objects.get()), "password": "staple incorrect donkey"}
+        ask(anyone, "post", confirm, {**link, "password": "short"}, expect=400)
+        ask(anyone, "post", confirm, link, expect=204)
+        ask(anyone, "post", confirm, link, expect=410)
+        ask(anyone, "post", confirm, {**link, "token": "x"}, expect=404)
 
     def test_an_expired_link(self, ask, anyone):
         challenge = User.objects.create_user("ada@example.com").challenges.get()

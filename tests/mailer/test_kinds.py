@@ -285,11 +285,11 @@ def test_the_link_opens_the_page_with_the_token(message_of, challenge, locale):
 @pytest.mark.parametrize(
     ("lifetime", "english", "german"),
     [
-        (timedelta(minutes=1), "for 1 minute.", "gilt 1 Minute lang."),
-        (timedelta(minutes=45), "for 45 minutes.", "gilt 45 Minuten lang."),
-        (timedelta(hours=1), "for 1 hour.", "gilt 1 Stunde lang."),
-        (timedelta(hours=1, minutes=50), "for 1 hour.", "gilt 1 Stunde lang."),
-        (timedelta(hours=8), "for 8 hours.", "gilt 8 Stunden lang."),
+        (timedelta(minutes=1), "for 1 minute.", "gelten 1 Minute lang."),
+        (timedelta(minutes=45), "for 45 minutes.", "gelten 45 Minuten lang."),
+        (timedelta(hours=1), "for 1 hour.", "gelten 1 Stunde lang."),
+        (timedelta(hours=1, minutes=50), "for 1 hour.", "gelten 1 Stunde lang."),
+        (timedelta(hours=8), "for 8 hours.", "gelten 8 Stunden lang."),
     ],
     ids=str,
 )

@@ -10,9 +10,10 @@ from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from mailer import receivers
+from mailer import receivers, sender
+from mailer.kinds import KINDS
 from mailer.models import Message
-from users import challenges
+from users import challenges, credentials, registration
 from users.models import EmailChallenge, User
 from users.signals import challenge_requested, registration_repeated
 
@@ -181,7 +182,7 @@ def test_a_refused_registration_sends_nothing(user):
 def test_a_new_link_that_is_asked_for_is_sent(user):
     EmailChallenge.objects.update(created_at=Now() - challenges.RESEND_AFTER - timedelta(seconds=1))
 
-    challenges.request_verification("ada@example.com")
+    registration.request_verification("ada@example.com")
 
     message, challenge = Message.objects.get(), EmailChallenge.objects.order_by("pk").last()
     assert (message.kind, message.context) == ("verification", {"challenge_id": str(challenge.pk)})
@@ -197,30 +198,93 @@ def test_a_challenge_is_sent_once(user):
     assert kinds() == ["verification"]
 
 
-def test_a_repeated_registration_is_told_to_the_owner_once_a_day(user):
+@pytest.fixture
+def tried(user) -> EmailChallenge:
+    """The challenge of somebody who tried to register the user's address."""
+    return challenges.issue(None, EmailChallenge.Purpose.VERIFY_EMAIL, email=user.email_canonical)
+
+
+def test_a_repeated_registration_is_told_to_the_owner_once(user, tried):
     for _ in range(3):
-        registration_repeated.send(User, user=user)
+        registration_repeated.send(User, user=user, challenge=tried)
 
     message = Message.objects.get()
-    assert (message.kind, message.user) == ("account_exists", user)
+    assert (message.kind, message.user, message.deliveries.get().recipient) == ("account_exists", user, user.email)
 
 
-def test_a_repeated_registration_is_told_again_on_another_day(user):
-    registration_repeated.send(User, user=user)
-    message = Message.objects.get()
-    Message.objects.update(dedupe_key=f"account_exists:user:{user.pk}:2026-11-20")
+def test_a_repeated_registration_is_told_as_a_verification_is_sent(user, tried):
+    registration_repeated.send(User, user=user, challenge=tried)
+    challenge_requested.send(EmailChallenge, challenge=challenges.issue(user, tried.purpose))
 
-    registration_repeated.send(User, user=user)
+    exists, verification = Message.objects.order_by("pk")
+    assert (exists.kind, verification.kind) == ("account_exists", "verification")
+    assert (exists.priority, exists.flow, exists.state) == (verification.priority, verification.flow, "pending")
+    assert exists.expires_at == tried.expires_at
+    assert KINDS["account_exists"].despite == KINDS["verification"].despite
 
-    assert Message.objects.count() == 2
-    assert message.dedupe_key.startswith(f"account_exists:user:{user.pk}:")
 
-
-def test_owner_who_was_deactivated_is_told_nothing(user):
+def test_owner_who_was_deactivated_is_told_like_any_other(user, tried):
     user.is_active = False
     user.save()
+
+    registration_repeated.send(User, user=user, challenge=tried)
+
+    assert kinds() == ["account_exists"]
+
+
+# --- Nobody to write to ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("purpose", EmailChallenge.Purpose)
+def test_what_nobody_is_to_get_is_a_row_that_goes_nowhere(db, simulator, purpose):
+    challenge = challenges.issue(None, purpose, email="nobody@example.com")
+
+    challenge_requested.send(EmailChallenge, challenge=challenge)
+
+    message = Message.objects.get()
+    assert (message.state, message.error_class, message.user) == ("cancelled", "withheld", None)
+    assert message.finished_at is not None
+    assert [*message.deliveries.values_list("recipient", "status", "events__event_type")] == [
+        ("", "cancelled", "cancelled")
+    ]
+    assert "nobody@" not in str([*Message.objects.values(), *message.deliveries.values()])
+    assert sender.drain() == 0
+    assert simulator.accepted() == []
+
+
+# --- Changes --------------------------------------------------------------------------------------------
+
+
+def recipients() -> list[tuple[str, str]]:
+    return [*Message.objects.order_by("pk").values_list("kind", "deliveries__recipient")]
+
+
+def test_a_new_address_gets_the_link_and_the_present_one_a_notice(user):
+    credentials.request_change(user, "Lovelace@Example.net")
+
+    assert recipients() == [
+        ("email_change_requested", "Ada@Example.com"),
+        ("email_change", "Lovelace@Example.net"),
+    ]
+
+
+def test_a_former_address_is_told_that_it_is_one(user):
+    credentials.request_change(user, "Lovelace@Example.net")
     Message.objects.all().delete()
 
-    registration_repeated.send(User, user=user)
+    credentials.confirm_change(challenges.link_token(EmailChallenge.objects.get(purpose="change_email")))
 
-    assert kinds() == []
+    assert sorted(recipients()) == [("email_changed", "Ada@Example.com"), ("welcome", "Lovelace@Example.net")]
+
+
+def test_each_new_password_is_told(user):
+    for password in ("another horse battery", "a third horse battery"):
+        credentials.change_password(user, password)
+
+    assert recipients() == [("password_changed", "Ada@Example.com")] * 2
+
+
+@pytest.mark.parametrize("kind", ["email_change_requested", "email_changed", "password_changed"])
+def test_what_happened_to_an_account_is_told_to_those_who_complained(kind):
+    assert KINDS[kind].despite == {"complaint", "unsubscribe"}
+    assert KINDS[kind].at_least_once

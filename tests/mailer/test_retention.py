@@ -12,6 +12,8 @@ from mailer.ledger import own_fact
 from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message, Suppression
 from tests.conftest import in_threads
 from tests.mailer.conftest import change, claim_one, delivery_of, draft, enqueue, fact, intend_one, new_delivery, read
+from users import challenges
+from users.models import EmailChallenge
 
 State = Message.State
 DAY = timedelta(days=1)
@@ -119,6 +121,37 @@ def test_cleanup_of_some_states_and_other_days(db):
 
     assert read(sent).content == BODY
     assert not Message.objects.filter(pk=dead.pk).exists()
+
+
+def test_what_was_withheld_goes_after_two_days(db):
+    def withheld(days: float) -> Message:
+        message = outbox.enqueue("password_reset", "", dedupe_key=f"withheld:{days}", withheld=True)
+        assert message is not None
+        change(message, finished_at=Now() - days * DAY)
+        return message
+
+    young, old, cancelled = withheld(1), withheld(3), aged("cancelled", 3)
+
+    assert cleanup() == {"withheld": 1}
+    assert [*Message.objects.order_by("pk")] == [young, cancelled]
+    assert not Message.objects.filter(pk=old.pk).exists()
+
+
+def test_challenges_go_two_days_after_they_and_what_renews_them_are_over(db):
+    def over(days: float, renews: EmailChallenge | None = None) -> EmailChallenge:
+        challenge = challenges.issue(None, EmailChallenge.Purpose.VERIFY_EMAIL, email="a@example.com", renews=renews)
+        EmailChallenge.objects.filter(pk=challenge.pk).update(expires_at=Now() - days * DAY)
+        return challenge
+
+    young, old, renewed = over(1), over(3), over(3)
+    kept = over(1, renews=renewed)
+
+    assert cleanup(states=["dead"]) == {}
+    assert cleanup() == {"challenges": 1}
+    assert {*EmailChallenge.objects.all()} == {young, renewed, kept}
+    assert not EmailChallenge.objects.filter(pk=old.pk).exists()
+    EmailChallenge.objects.update(expires_at=Now() - 3 * DAY)
+    assert cleanup() == {"challenges": 3}
 
 
 def test_count_tells_states_apart_and_changes_nothing(db):

@@ -9,6 +9,7 @@ from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from mailer import ledger
+from mailer.kinds import KINDS
 from mailer.models import DeliveryEvent, RepeatCount
 from tests.mailer.conftest import fact
 from webhooks import health
@@ -36,7 +37,7 @@ def test_metrics_count_repeats_by_kind_and_provider(client, db, settings):
     assert response["Content-Type"].startswith("text/plain; version=0.0.4")
     assert "no-store" in response["Cache-Control"]
     assert figures(response) == {
-        ("mail_risky_repeats_total", "account_exists", "mailgun"): 0,
+        **{("mail_risky_repeats_total", name, "mailgun"): 0 for name, kind in KINDS.items() if kind.at_least_once},
         ("mail_risky_repeats_total", "verification", "mailgun"): 1,
         ("mail_risky_repeats_total", "verification", "sendgrid"): 3,
         ("webhook_dead_letters",): 0,

@@ -11,9 +11,10 @@ from uuid_utils.compat import uuid7
 
 from mailer.models import Message
 from tests.conftest import in_threads
-from users import challenges
-from users.challenges import Outcome, consume, link_token, look_up
+from users import challenges, registration
+from users.challenges import Outcome, link_token, look_up
 from users.models import EmailChallenge, User
+from users.registration import verify
 from users.signals import challenge_requested
 
 pytestmark = pytest.mark.django_db
@@ -36,7 +37,7 @@ def change(row: User | EmailChallenge, **fields) -> None:
 
 def outcomes_of(token: str) -> tuple[Outcome | None, Outcome]:
     """Return what looking a token up says, and then what consuming it does."""
-    return look_up(token)[1], consume(token)
+    return look_up(token)[1], verify(token)
 
 
 # --- Issue ------------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ def test_link_token_differs_by_challenge(user):
 
 
 def test_consume_verifies(user, challenge):
-    assert consume(link_token(challenge)) is Outcome.VERIFIED
+    assert verify(link_token(challenge)) is Outcome.VERIFIED
 
     user.refresh_from_db()
     challenge.refresh_from_db()
@@ -77,20 +78,20 @@ def test_consume_verifies(user, challenge):
 
 def test_consume_sends_one_welcome(user, challenge):
     for _ in range(3):
-        consume(link_token(challenge))
+        verify(link_token(challenge))
 
     assert Message.objects.filter(kind="welcome", user=user).count() == 1
 
 
 def test_consume_again_says_so(challenge):
-    consume(link_token(challenge))
+    verify(link_token(challenge))
 
     assert outcomes_of(link_token(challenge)) == (Outcome.ALREADY_VERIFIED, Outcome.ALREADY_VERIFIED)
 
 
 def test_consume_another_challenge_of_one_who_is_verified(user, challenge):
     other = challenges.issue(user, VERIFY)
-    consume(link_token(challenge))
+    verify(link_token(challenge))
     before = User.objects.get().email_verified_at
 
     assert outcomes_of(link_token(other)) == (Outcome.ALREADY_VERIFIED, Outcome.ALREADY_VERIFIED)
@@ -103,7 +104,7 @@ def test_consume_by_fifty_at_once_verifies_once():
     user = User.objects.create_user("ada@example.com")
     token = link_token(challenges.issue(user, VERIFY))
 
-    outcomes = Counter(in_threads(50, lambda _: consume(token)))
+    outcomes = Counter(in_threads(50, lambda _: verify(token)))
 
     assert outcomes == {Outcome.VERIFIED: 1, Outcome.ALREADY_VERIFIED: 49}
     assert Message.objects.filter(kind="welcome").count() == 1
@@ -114,7 +115,7 @@ def test_consume_two_challenges_of_one_user_at_once_verifies_once():
     user = User.objects.create_user("ada@example.com")
     tokens = [link_token(challenges.issue(user, VERIFY)) for _ in range(4)]
 
-    outcomes = Counter(in_threads(16, lambda number: consume(tokens[number % 4])))
+    outcomes = Counter(in_threads(16, lambda number: verify(tokens[number % 4])))
 
     assert outcomes == {Outcome.VERIFIED: 1, Outcome.ALREADY_VERIFIED: 15}
 
@@ -203,7 +204,7 @@ def test_consume_after_only_the_spelling_changed(user, challenge):
     user.email = "Ada@Example.com"
     user.save()
 
-    assert consume(link_token(challenge)) is Outcome.VERIFIED
+    assert verify(link_token(challenge)) is Outcome.VERIFIED
 
 
 def test_consume_for_an_inactive_user(user, challenge):
@@ -224,7 +225,7 @@ def test_consume_what_was_superseded(user, challenge):
 
 
 def test_consume_once_used_is_used_even_where_the_verification_was_taken_back(user, challenge):
-    consume(link_token(challenge))
+    verify(link_token(challenge))
     change(user, email_verified_at=None)
 
     assert outcomes_of(link_token(challenge)) == (Outcome.INVALID, Outcome.INVALID)
@@ -238,16 +239,17 @@ def test_consume_once_used_is_used_even_where_the_verification_was_taken_back(us
     ids=["deactivated", "moved"],
 )
 def test_consume_while_the_user_changes(user, challenge, monkeypatch, meanwhile):
-    """The conditional UPDATE sees the user as they were; their row, once locked, decides."""
-    real = EmailChallenge.refresh_from_db
+    """The token is looked at with the user as they were; their row, once locked, decides."""
+    real = challenges._challenge_of
 
-    def refresh(self, *args, **kwargs):
+    def find(*args):
+        found = real(*args)
         change(user, **meanwhile)
-        return real(self, *args, **kwargs)
+        return found
 
-    monkeypatch.setattr(EmailChallenge, "refresh_from_db", refresh)
+    monkeypatch.setattr(challenges, "_challenge_of", find)
 
-    assert consume(link_token(challenge)) is Outcome.INVALID
+    assert verify(link_token(challenge)) is Outcome.INVALID
 
     assert not verified(user)
 
@@ -274,7 +276,7 @@ def test_consume_a_link_from_before_the_key_was_rotated(challenge, settings, mon
 
     rotate(monkeypatch, settings, fallbacks=[settings.SECRET_KEY])
 
-    assert consume(token) is Outcome.VERIFIED
+    assert verify(token) is Outcome.VERIFIED
 
 
 def test_consume_a_link_signed_with_a_key_that_was_dropped(challenge, settings, monkeypatch):
@@ -308,21 +310,21 @@ def waited(user) -> User:
 
 
 def test_request_verification_issues_a_new_challenge(waited, requested):
-    challenges.request_verification("ada@example.com")
+    registration.request_verification("ada@example.com")
 
     (challenge,) = requested
     assert challenge.user == waited
-    assert consume(link_token(challenge)) is Outcome.VERIFIED
+    assert verify(link_token(challenge)) is Outcome.VERIFIED
 
 
 def test_request_verification_leaves_earlier_links_good(waited, challenge):
-    challenges.request_verification("ada@example.com")
+    registration.request_verification("ada@example.com")
 
-    assert consume(link_token(challenge)) is Outcome.VERIFIED
+    assert verify(link_token(challenge)) is Outcome.VERIFIED
 
 
 def test_request_verification_too_soon_does_nothing(user, requested):
-    challenges.request_verification("ada@example.com")
+    registration.request_verification("ada@example.com")
 
     assert requested == []
     assert EmailChallenge.objects.count() == 1
@@ -333,7 +335,7 @@ def test_request_verification_by_many_at_once_issues_one():
     User.objects.create_user("ada@example.com")
     EmailChallenge.objects.update(created_at=Now() - timedelta(hours=1))
 
-    in_threads(8, lambda _: challenges.request_verification("ada@example.com"))
+    in_threads(8, lambda _: registration.request_verification("ada@example.com"))
 
     assert EmailChallenge.objects.count() == 2
     assert Message.objects.count() == 2
@@ -342,15 +344,31 @@ def test_request_verification_by_many_at_once_issues_one():
 @pytest.mark.parametrize(
     "change_", [{"is_active": False}, {"email_verified_at": timezone.now()}], ids=["inactive", "verified"]
 )
-def test_request_verification_by_one_who_may_not_does_nothing(waited, requested, change_):
+def test_request_verification_by_one_who_may_not_is_for_nobody(waited, change_):
     change(waited, **change_)
 
-    challenges.request_verification("ada@example.com")
+    registration.request_verification("ada@example.com")
 
-    assert requested == []
+    assert EmailChallenge.objects.latest("pk").user is None
 
 
-def test_request_verification_for_an_unknown_address_does_nothing(requested):
-    challenges.request_verification("nobody@example.com")
+def test_request_verification_for_an_unknown_address_is_for_nobody(requested):
+    registration.request_verification("nobody@example.com")
 
-    assert requested == []
+    (challenge,) = requested
+    assert (challenge.user, challenge.email) == (None, "nobody@example.com")
+    assert outcomes_of(link_token(challenge)) == (Outcome.INVALID, Outcome.INVALID)
+    assert [*Message.objects.values_list("state", "deliveries__recipient")] == [("cancelled", "")]
+
+
+def test_request_verification_more_often_than_a_day_allows(waited):
+    for _ in range(challenges.MAILS_A_DAY + 3):
+        registration.request_verification("ada@example.com")
+        EmailChallenge.objects.update(created_at=Now() - timedelta(minutes=2))
+
+    assert EmailChallenge.objects.count() == challenges.MAILS_A_DAY
+
+    EmailChallenge.objects.update(created_at=Now() - timedelta(hours=25))
+    registration.request_verification("ada@example.com")
+
+    assert EmailChallenge.objects.count() == challenges.MAILS_A_DAY + 1

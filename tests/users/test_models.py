@@ -8,6 +8,7 @@ from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
+from knox.models import AuthToken
 
 from tests.conftest import in_threads
 from users.hashers import Argon2idHasher
@@ -218,6 +219,72 @@ def test_full_clean_refuses_what_is_no_address(address):
         User(email=address, password="!").full_clean()
 
     assert set(caught.value.message_dict) == {"email"}
+
+
+# --- What a save ends -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def entered(user) -> User:
+    """Somebody with a token, and a challenge that was asked for."""
+    AuthToken.objects.create(user=user)
+    return User.objects.get(pk=user.pk)
+
+
+def ended(user: User) -> tuple[bool, bool]:
+    """Tell whether every challenge is superseded, and every token revoked."""
+    return not user.challenges.filter(superseded_at=None).exists(), not AuthToken.objects.exists()
+
+
+def test_a_ban_ends_challenges_and_tokens(entered):
+    entered.is_active = False
+    entered.save(update_fields=["is_active"])
+
+    assert ended(entered) == (True, True)
+
+
+def test_a_new_password_ends_challenges_and_tokens(entered):
+    entered.set_password("staple incorrect donkey")
+    entered.save()
+
+    assert ended(entered) == (True, True)
+
+
+def test_a_new_address_ends_challenges(entered):
+    entered.email = "lovelace@example.com"
+    entered.save()
+
+    assert ended(entered) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        ({"locale": "de"}, None),
+        ({"email": "Ada@Example.com"}, None),
+        ({"email": "lovelace@example.com"}, ["locale"]),
+        ({"is_active": False}, ["locale"]),
+        ({"is_staff": True}, ["is_staff"]),
+    ],
+    ids=str,
+)
+def test_another_change_ends_nothing(entered, change, fields):
+    for name, value in change.items():
+        setattr(entered, name, value)
+    entered.save(update_fields=fields)
+
+    assert ended(entered) == (False, False)
+
+
+def test_a_save_that_is_rolled_back_ends_nothing_and_the_next_one_does(entered):
+    entered.email = "lovelace@example.com"
+    with transaction.atomic():
+        entered.save()
+        transaction.set_rollback(True)
+
+    assert ended(entered) == (False, False)
+    entered.save()
+    assert ended(entered) == (True, False)
 
 
 # --- Passwords --------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.template.loader import render_to_string
 from django.test import Client
 
-from users import challenges
+from users import challenges, registration
 from users.challenges import Outcome, link_token
 from users.models import EmailChallenge, User
 
@@ -142,7 +142,7 @@ def test_the_page_of_a_link_that_is_none(client, method, query):
 
 
 def test_the_page_of_a_link_used_before(client, token):
-    challenges.consume(token)
+    registration.verify(token)
 
     response = client.get(URL, {"token": token})
 

@@ -30,7 +30,7 @@ DROP FUNCTION users_auditentry_keep();
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('users', '0001_initial'),
+        ('users', '0002_accounts'),
     ]
 
     operations = [
