@@ -59,6 +59,17 @@ class AddressField(TextField):
         return address
 
 
+class NewAddressField(AddressField):
+    """An address that somebody wants to have an account with; one of a domain that is not wanted is an error."""
+
+    def to_internal_value(self, data: Any) -> str:
+        """Return the address, checked, whoever has it."""
+        address = super().to_internal_value(data)
+        if len(address) <= MAX_LENGTH and is_blocked(canonical(address)):
+            raise serializers.ValidationError("Use an address of another domain.", code="domain_blocked")
+        return address
+
+
 class PasswordField(TextField):
     """A password, to the last space."""
 
@@ -87,15 +98,9 @@ def judge(password: str, user: User | None, field: str) -> None:
 class RegistrationSerializer(serializers.Serializer[Any]):
     """Who wants to register."""
 
-    email = AddressField()
+    email = NewAddressField()
     password = PasswordField()
     locale = LocaleField(required=False, help_text="Default: from `Accept-Language`.")
-
-    def validate_email(self, address: str) -> str:
-        """Refuse an address of a domain that is not wanted, whoever has it."""
-        if is_blocked(canonical(address)):
-            raise serializers.ValidationError("Use an address of another domain.", code="domain_blocked")
-        return address
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Judge the password, with the address at hand that it must not resemble."""
@@ -142,6 +147,7 @@ class OwnPasswordSerializer(serializers.Serializer[Any]):
     def validate_password(self, value: str) -> str:
         """Compare it."""
         user: User = self.context["user"]
+        throttles.charge("login_account", user.email_canonical)
         if not user.check_password(value):
             raise serializers.ValidationError("This is not your password.", code="wrong_password")
         return value

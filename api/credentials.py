@@ -3,16 +3,16 @@
 from typing import Any
 
 from drf_spectacular.utils import OpenApiExample, extend_schema
-from knox.models import AuthToken
-from rest_framework import status
+from rest_framework import exceptions, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from api import throttles
 from api.accounts import (
     ACCEPTED,
     AcceptedSerializer,
-    AddressField,
     EmailSerializer,
+    NewAddressField,
     OwnPasswordSerializer,
     PasswordField,
     TokenSerializer,
@@ -25,7 +25,7 @@ from api.doors import PrivateView, PublicView
 from api.proofs import OF_LINK, insist
 from api.schema import BODY, TOKEN, problems
 from api.tokens import NEW_TOKEN, NewTokenSerializer
-from users import challenges, credentials
+from users import challenges, credentials, tokens
 from users.addresses import canonical
 from users.models import EmailChallenge
 
@@ -33,7 +33,7 @@ from users.models import EmailChallenge
 class ChangeEmailSerializer(OwnPasswordSerializer):
     """The address to have from now on."""
 
-    email = AddressField()
+    email = NewAddressField()
 
 
 class ChangePasswordSerializer(OwnPasswordSerializer):
@@ -91,6 +91,8 @@ class ChangeEmailView(PrivateView):
 class ConfirmEmailView(PublicView):
     """Confirm the new address."""
 
+    throttle_classes = (throttles.Verifying,)
+
     @extend_schema(
         operation_id="confirm_email_change",
         tags=["accounts"],
@@ -135,13 +137,19 @@ class ChangePasswordView(PrivateView):
         user = caller(request)
         form = ChangePasswordSerializer(data=request.data, context={"user": user})
         form.is_valid(raise_exception=True)
-        credentials.change_password(user, form.validated_data["new_password"])
-        row, row.token = AuthToken.objects.create(user=user)
+        new = form.validated_data["new_password"]
+        credentials.change_password(user, new)
+        if (made := tokens.log_in(user, new)) is None:
+            raise exceptions.AuthenticationFailed  # banned meanwhile
+        row, shown = made
+        row.token = shown
         return Response(NewTokenSerializer(row).data)
 
 
 class ResetView(PublicView):
     """Ask for a new password."""
+
+    throttle_classes = (throttles.Mailing,)
 
     @extend_schema(
         operation_id="request_password_reset",
@@ -160,6 +168,8 @@ class ResetView(PublicView):
 
 class ConfirmResetView(PublicView):
     """Set a new password."""
+
+    throttle_classes = (throttles.Verifying,)
 
     @extend_schema(
         operation_id="reset_password",

@@ -9,6 +9,7 @@ from rest_framework import exceptions, serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from api import throttles
 from api.doors import PublicView
 from api.proofs import HasStatusToken, StatusTokenAuthentication
 from api.schema import TOKEN, problems
@@ -68,6 +69,7 @@ _BOUNCED = {
 class RegistrationView(PublicView):
     """A registration, for who made it."""
 
+    throttle_classes = (throttles.AskingStatus,)
     authentication_classes = (StatusTokenAuthentication,)
     permission_classes = (HasStatusToken,)
 

@@ -23,8 +23,6 @@ THROTTLES: Final = {
     "login_ip": "10/m",
     "status_ip": "120/m",
     "login_account": "5/5m",
-    "resend_address": "1/m,5/d",
-    "reset_address": "1/m,5/d",
     "user": "600/m",
 }
 

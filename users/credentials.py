@@ -8,8 +8,9 @@ from django.contrib.auth.hashers import make_password
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
 
-from users import challenges
+from users import audit, challenges
 from users.addresses import canonical
+from users.audit import Action
 from users.challenges import Outcome
 from users.models import ChallengeQuerySet, EmailChallenge, User
 from users.signals import (
@@ -62,6 +63,7 @@ def reset_password(token: str, password: str) -> Outcome:
         user.email_verified_at = user.email_verified_at or challenge.used_at
         user.save(update_fields=["password", "email_verified_at"])
         user.lock_out()
+        audit.note(Action.PASSWORD_RESET, user)
         password_changed.send(User, user=user)
         return Outcome.DONE
 

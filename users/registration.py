@@ -23,8 +23,9 @@ from django.db.models.functions import Now
 from django.utils.crypto import constant_time_compare, salted_hmac
 from uuid_utils.compat import uuid7
 
-from users import challenges
+from users import audit, challenges
 from users.addresses import canonical
+from users.audit import Action
 from users.challenges import Outcome
 from users.models import ChallengeQuerySet, EmailChallenge, User
 from users.signals import challenge_requested, registration_repeated
@@ -87,6 +88,7 @@ def _first(user: User) -> UUID:
 
 
 def _another(address: str, encoded: str, owner: User) -> UUID:
+    audit.note(Action.REGISTERED_AGAIN, owner)
     # One query, which costs what the row of a new user does: `tests/api/test_timing.py` compares.
     is_live = Q(used_at=None, expires_at__gt=Now())
     is_of_today = Q(created_at__gt=Now() - challenges.DAY)

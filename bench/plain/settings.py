@@ -31,7 +31,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 _database = Env.db_url_config(os.environ["DATABASE_URL"])
 _database["HOST"] = unquote(_database["HOST"])
 if pool_size := int(os.environ["DATABASE_POOL_SIZE"]):
-    _database["OPTIONS"] = {"pool": {"min_size": 1, "max_size": pool_size, "timeout": 5}}
+    _database.setdefault("OPTIONS", {})["pool"] = {"min_size": 1, "max_size": pool_size, "timeout": 5}
 DATABASES = {"default": _database}
 
 ANYMAIL = {"WEBHOOK_SECRET": os.environ["WEBHOOK_SECRET_POSTMARK"]}

@@ -1,7 +1,6 @@
 """Who may ask how often: each endpoint's own limit, on the real Valkey."""
 
 import itertools
-from datetime import timedelta
 
 import pytest
 from django.urls import reverse
@@ -9,7 +8,6 @@ from django.utils.crypto import get_random_string
 from rest_framework.test import APIClient
 
 from api import urls
-from mailer.models import Message
 from project.accounts import THROTTLES, read_throttles
 from project.environment import Environment
 from tests.api.conftest import PASSWORD, client_of, make_user, problem_of
@@ -127,60 +125,8 @@ class TestVerify:
 
 
 @pytest.mark.django_db
-class TestResend:
-    @pytest.fixture
-    def resend(self):
-        """Ask from another client each time."""
-        return lambda email="ada@example.com": at(f"192.0.2.{next(numbers) % 250}").post(RESEND, {"email": email})
-
-    @pytest.fixture
-    def patient(self, monkeypatch):
-        """No pause between two links in the database, as if minutes had passed."""
-        monkeypatch.setattr("users.challenges.RESEND_AFTER", timedelta(0))
-
-    def test_an_address_gets_five_mails_a_day_and_no_more(self, settings, resend, patient):
-        settings.THROTTLES["resend_address"] = settings.THROTTLES["resend_address"][1:]
-        make_user("ada@example.com")
-
-        answers = [resend() for _ in range(7)]
-
-        assert {answer.status_code for answer in answers} == {202}
-        assert Message.objects.count() == 5
-
-    def test_registering_again_is_no_way_around_that(self, settings, resend, patient):
-        settings.THROTTLES["resend_address"] = settings.THROTTLES["resend_address"][1:]
-        make_user("ada@example.com")
-        [resend() for _ in range(5)]
-
-        answer = at("192.0.2.1").post(REGISTER, {"email": "ada@example.com", "password": PASSWORD})
-
-        assert answer.status_code == 202
-        assert Message.objects.count() == 5
-
-    def test_asking_in_vain_does_not_use_up_ones_mails(self, resend, monkeypatch):
-        at("192.0.2.1").post(REGISTER, {"email": "ada@example.com", "password": PASSWORD})
-        [resend() for _ in range(8)]
-
-        monkeypatch.setattr("users.challenges.RESEND_AFTER", timedelta(0))
-        resend()
-
-        assert Message.objects.count() == 2
-
-    def test_without_redis_the_database_keeps_the_pause(self, settings, resend):
-        settings.REDIS_URL = f"redis://127.0.0.1:{free_port()}/0"
-        make_user("ada@example.com")
-
-        assert statuses(5, resend) == [202] * 5
-        assert Message.objects.count() == 1
-
-    def test_an_address_gets_one_mail_a_minute_and_whoever_asks_learns_nothing(self, resend):
-        make_user("ada@example.com")
-
-        answers = [resend() for _ in range(4)] + [resend("nobody@example.com") for _ in range(4)]
-
-        assert {answer.status_code for answer in answers} == {202}
-        assert len({answer.content for answer in answers}) == 1
-        assert Message.objects.count() == 1
+class TestMail:
+    """Of an address's own limits see `tests/users/test_registration.py`: the database keeps them."""
 
     def test_a_thirty_first_of_one_client_is_refused_whomever_it_is_for(self):
         client = at("192.0.2.1")
