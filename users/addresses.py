@@ -17,16 +17,16 @@ SERVICE_DOMAIN = "service.invalid"
 MAX_LENGTH = 254  # RFC 5321 4.5.3.1.3: a path of 256 octets, less its angle brackets
 
 
-# An @ as text spells it, as a form does (`%40`, or `%2540` within another one), and as JSON may.
-_AT: Final = r"@|%(?:25)*40|\\u0040"
+# An @ as text spells it, as a form does (`%40`, or `%2540` within another one), as JSON may, and HTML.
+_AT: Final = r"@|%(?:25)*40|\\u0040|&#64;"
 _QUOTE: Final = r'"|%(?:25)*22|\\u0022'
 # What stands in no local part that is not quoted: white space, quotes, angle brackets, spelled in any of these ways.
 _BREAK: Final = rf"[\s<>]|{_QUOTE}|%(?:25)*(?:0[9AD]|20|3C|3E)|\\u00(?:0[9AD]|20|3C|3E)"
 # A local part, quoted or not, in full, however long, so that no half of one is left; or what stands between two. No
-# piece is given back, so that a text is read in one go, whoever made it. Only `%` and `\` may begin an escape.
+# piece is given back, so that a text is read in one go, whoever made it. Only `%`, `\` and `&` may begin an escape.
 _PIECE: Final = re.compile(
     rf"(?P<local>(?:{_QUOTE})(?:(?!{_QUOTE})[^\r\n])*+(?:{_QUOTE})(?={_AT})"
-    rf"|(?:[^\s\"<>@%\\]|(?!{_AT}|{_BREAK})[%\\])++)(?P<at>{_AT})?|{_AT}|{_BREAK}",
+    rf"|(?:[^\s\"<>@%\\&]|(?!{_AT}|{_BREAK})[%\\&])++)(?P<at>{_AT})?|{_AT}|{_BREAK}",
     re.IGNORECASE,
 )
 

@@ -145,7 +145,10 @@ class TestChangePassword:
         [
             ({"password": OTHER}, [("#/password", "wrong_password")]),
             ({"new_password": "short"}, [("#/new_password", "password_too_short")]),
-            ({"new_password": "ada@example.com"}, [("#/new_password", "password_too_similar")]),
+            (
+                {"new_password": "ada@example.com"},
+                [("#/new_password", f"password_{code}") for code in ("too_similar", "of_service_words")],
+            ),
             ({"new_password": None}, [("#/new_password", "null")]),
             ({"new_password": "x" * 1025}, [("#/new_password", "max_length")]),
         ],
@@ -179,7 +182,7 @@ class TestReset:
 
         for refused, code in (("short", "password_too_short"), ("ada@example.com", "password_too_similar")):
             problem = problem_of(anyone.post(CONFIRM_RESET, {"token": token, "password": refused}), 400, "invalid")
-            assert places(problem) == [("#/password", code)]
+            assert ("#/password", code) in places(problem)
 
         assert anyone.post(CONFIRM_RESET, {"token": token, "password": OTHER}).status_code == 204
 

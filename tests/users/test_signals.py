@@ -5,7 +5,7 @@ from django.db import IntegrityError, connection, transaction
 
 from tests.mailer.conftest import signal_receiver
 from tests.webhooks.test_signals import Ear
-from users import challenges
+from users import challenges, registration
 from users.challenges import Outcome
 from users.models import User
 from users.signals import email_verified, registered
@@ -22,7 +22,7 @@ class CommittedEar(Ear):
 
 
 def verify(user):
-    return challenges.consume(challenges.link_token(user.challenges.get()))
+    return registration.verify(challenges.link_token(user.challenges.get()))
 
 
 def test_registered_is_told_once_it_is_committed():
