@@ -22,9 +22,9 @@ from mailer.exceptions import DATABASE_LOST
 from mailer.ledger import MAX_IDENTIFIER, Fact, Source, own_fact, text_of
 from mailer.letters import UNREADABLE
 from mailer.models import Attempt, DeliveryStatus, Message, RepeatCount
-from mailer.outbox import DOUBTED, EVENT_OF_STATE, LOG_EVENT, OUTSTANDING, TERMINAL
+from mailer.outbox import DOUBTED, EVENT_OF_STATE, OUTSTANDING, TERMINAL
 from mailer.providers import PROVIDERS, Provider
-from mailer.sweeping import MAX_CRASHES
+from mailer.sweeping import LOG_EVENT, MAX_CRASHES
 from mailer.verdicts import Verdict
 
 log = structlog.get_logger(__name__)

@@ -52,17 +52,6 @@ EVENT_OF_STATE: Final[Mapping[str, str]] = {
     State.SENT: "sent",
 }
 
-# What the log says of it.
-LOG_EVENT: Final[Mapping[str, str]] = {
-    State.SENT: "message_sent",
-    State.RETRY: "message_retried",
-    State.UNKNOWN: "message_left_in_doubt",
-    State.DEAD: "message_given_up",
-    State.EXPIRED: "message_expired",
-    State.SUPPRESSED: "message_suppressed",
-    State.CANCELLED: "message_cancelled",
-}
-
 
 class Lane(IntEnum):
     """Priorities that share slots: what is urgent never waits behind a bulk send. Its value is where it begins."""

@@ -15,6 +15,7 @@ from mailer.exceptions import DATABASE_LOST
 from mailer.letters import BATCH_REFUSED, UNREADABLE_ANSWER
 from mailer.models import Message
 from mailer.outbox import Claimed, Outcome
+from mailer.sweeping import LOG_EVENT
 from mailer.verdicts import Answer, Verdict
 
 log = structlog.get_logger(__name__)
@@ -53,7 +54,7 @@ def settle(outcomes: Sequence[Concluded]) -> None:
     for claim, outcome in outcomes:
         log.log(
             _level(outcome),
-            outbox.LOG_EVENT[outcome.state],
+            LOG_EVENT[outcome.state],
             message_id=str(outcome.message_id),
             kind=claim.message.kind,
             correlation_id=claim.message.correlation_id,

@@ -17,10 +17,11 @@ from django.utils.module_loading import import_string
 from mailer import ledger, parked
 from mailer.ledger import own_fact
 from mailer.models import Attempt, Batch, DeliveryStatus, Message
-from mailer.outbox import EVENT_OF_STATE, LOG_EVENT
+from mailer.outbox import EVENT_OF_STATE
 from mailer.providers import PROVIDERS
 
 log = structlog.get_logger(__name__)
+State = Message.State
 
 # Leases of one message that may run out before it is taken to be what kills the workers.
 MAX_CRASHES: Final = 3
@@ -28,6 +29,16 @@ MAX_CRASHES: Final = 3
 MAX_CRASHES_UNSENT: Final = 10
 # Rows that one round moves.
 LIMIT: Final = 500
+# What the log says of a state that a message ends up in.
+LOG_EVENT: Final[Mapping[str, str]] = {
+    State.SENT: "message_sent",
+    State.RETRY: "message_retried",
+    State.UNKNOWN: "message_left_in_doubt",
+    State.DEAD: "message_given_up",
+    State.EXPIRED: "message_expired",
+    State.SUPPRESSED: "message_suppressed",
+    State.CANCELLED: "message_cancelled",
+}
 # What else the sweep looks after, by the word for what it moved: functions, by name, that return how many. An app above
 # adds its own in `AppConfig.ready`; what it needs is loaded by the processes that sweep alone.
 CHORES: Final[dict[str, str]] = {}
