@@ -61,10 +61,10 @@ def test_body_that_stalls_or_trickles_is_cut_off(service, connect):
 
     wait_until(drip)
 
-    assert [status_of(connection) for connection in (stalled, trickling)] == [408, 408]
+    assert [status_of(connection) for connection in (stalled, trickling)] == [503, 503]
     assert [connection.recv(1) for connection in (stalled, trickling)] == [b"", b""]
     assert not WebhookReceipt.objects.exists()
-    assert service.text().count("request_refused") == 2
+    assert [entry["reason"] for entry in service.entries() if entry["event"] == "receipt_rejected"] == ["too_slow"] * 2
 
 
 def test_largest_body_is_taken_and_a_larger_one_refused_unread(service, connect):
@@ -84,4 +84,4 @@ def test_web_process_stops_in_order_while_bodies_stall(service, connect):
     web.terminate()
 
     assert web.wait(PATIENCE) == 0
-    assert {connection.recv(65536)[:12] for connection in stalled} <= {b"HTTP/1.1 408", b""}
+    assert {connection.recv(65536)[:12] for connection in stalled} <= {b"HTTP/1.1 503", b""}
