@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
 from users import audit
-from webhooks.networks import read_address
+from users.networks import read_address
 
 _HEADER: Final = "HTTP_X_FORWARDED_FOR"
 

@@ -8,7 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from mailer.providers import PROVIDERS
 from project.environment import Environment
-from webhooks.networks import Network, read_network
+from users.networks import Network, read_network
 from webhooks.providers import WEBHOOKS
 
 # A provider's name, as it stands in the database and, in capitals, in the names of variables.

@@ -17,6 +17,7 @@ from django.utils.crypto import salted_hmac
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from users.networks import read_address
 from users.outages import Outage
 
 # Seconds that a request waits for Redis, and for which it is then left alone.
@@ -93,12 +94,9 @@ def client_key(address: str) -> str:
 
     A host is free to choose any address of its /64 (RFC 8981).
     """
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
+    parsed = read_address(address)
+    if parsed is None:
         return address  # a Unix socket has no address: whoever comes through it shares one limit
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
-    if parsed.ipv4_mapped:
-        return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((int(parsed), 64), strict=False))

@@ -14,7 +14,8 @@ import structlog
 from django.conf import settings
 from django.db import Error as DatabaseError
 
-from webhooks import inbox, networks, refusals
+from users import networks
+from webhooks import inbox, refusals
 from webhooks.exceptions import Rejected, TooManyEvents, Unavailable, WebhookError
 from webhooks.inbox import Genuine
 from webhooks.providers import WEBHOOKS, Incoming

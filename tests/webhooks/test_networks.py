@@ -7,7 +7,7 @@ from django.test import Client, RequestFactory
 
 from tests.webhooks import payloads
 from tests.webhooks.conftest import POSTMARK_SECRETS, POSTMARK_URL, basic, encoded
-from webhooks import networks
+from users import networks
 from webhooks.models import WebhookReceipt
 from webhooks.views import WebhookView
 
