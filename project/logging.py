@@ -1,10 +1,12 @@
 """One formatter for structlog and the standard library: JSON lines, or colours on a terminal."""
 
 import functools
+import json
 import logging
 import re
 from typing import Any, Final, Literal
 
+import orjson
 import structlog
 from django.http import HttpRequest
 from django_structlog.middlewares import RequestMiddleware
@@ -80,14 +82,49 @@ SHARED: list[Processor] = [
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
     structlog.stdlib.PositionalArgumentsFormatter(),
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.StackInfoRenderer(),
 ]
+
+
+def _json(value: Any, **_: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:  # it holds what is no UTF-8, or a number of more than 64 bits
+        return json.dumps(value)
+
+
+RENDERERS: Final[dict[str, Processor]] = {
+    "json": structlog.processors.JSONRenderer(_json),
+    "console": structlog.dev.ConsoleRenderer(),
+}
+
+
+class Formatter(structlog.stdlib.ProcessorFormatter):
+    """Makes lines of events; those of our own loggers need nothing of what makes an event of another one's record."""
+
+    def __init__(self, style: str) -> None:
+        # The time comes last: there is nothing in it to look for.
+        stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        self._rest = (structlog.processors.format_exc_info, redact, stamp, RENDERERS[style])
+        super().__init__(foreign_pre_chain=SHARED, processors=[self.remove_processors_meta, *self._rest])
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        if not isinstance(record.msg, dict):
+            return super().format(record)
+        event: Any = dict(record.msg)  # another handler's may see it, too
+        for processor in self._rest:
+            event = processor(None, record.levelname, event)
+        return str(event)
 
 
 def configure(*, level: str, style: Literal["json", "console"]) -> dict[str, Any]:
     """Configure structlog and return the `LOGGING` dictionary that sends the standard library the same way."""
     logging.captureWarnings(capture=True)
+    # What no line shows is not looked up (Logging HOWTO, "Optimization").
+    logging._srcfile = None  # noqa: SLF001
+    for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
+        setattr(logging, name, False)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -97,22 +134,10 @@ def configure(*, level: str, style: Literal["json", "console"]) -> dict[str, Any
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    renderer: Processor = structlog.processors.JSONRenderer() if style == "json" else structlog.dev.ConsoleRenderer()
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {
-            "structured": {
-                "()": structlog.stdlib.ProcessorFormatter,
-                "foreign_pre_chain": SHARED,
-                "processors": [
-                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                    structlog.processors.format_exc_info,
-                    redact,
-                    renderer,
-                ],
-            }
-        },
+        "formatters": {"structured": {"()": Formatter, "style": style}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
         "root": {"handlers": ["stderr"], "level": level},
         "loggers": {

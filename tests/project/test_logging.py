@@ -171,6 +171,12 @@ logging.getLogger("django").error("fourth")
         assert [entry["event"] for entry in entries] == ["first", "second\nthird", "fourth"]
         assert all({"timestamp", "level", "logger"} <= entry.keys() for entry in entries)
 
+    @pytest.mark.parametrize("value", ["'\\ud800'", "2**70", "{1: 'a number names it'}"])
+    def test_what_is_no_plain_json_makes_a_line_all_the_same(self, process, value):
+        [line] = output(f"log.info('odd', value={value}, other='kept')", process)
+
+        assert json.loads(line)["other"] == "kept"
+
     def test_console_is_for_people(self, process):
         program = "import os; os.environ['LOG_FORMAT'] = 'console'\nlog.info('message_sent', attempt=3)"
 
