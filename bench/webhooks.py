@@ -5,7 +5,9 @@
 All run on granian with two workers of eight threads, on one durable PostgreSQL, each on a database of its own. The
 plain one is there twice: with the settings of a new Django project, which connect anew for each request, and with our
 pool of eight connections. The rounds are interleaved, so that what else the machine does meets all. Every event is new
-and about a mail that is known; ours stores each request, too.
+and about a mail that is known; ours stores each request, too. A request of more than WEBHOOK_AT_ONCE events is answered
+once it is stored, and a worker, which runs all the time, records what it says: so ours has two figures, events a second
+until every request is answered, and until every status is right. The plain one's are the same.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +41,8 @@ MAILS: Final = 100_000
 CONNECTIONS: Final = 8
 GRANIAN: Final = ("-m", "granian", "--http", "1", "--no-ws", "--log-level", "error", "--workers", "2")
 START: Final = 60.0
+# Seconds between two looks at whether all is recorded.
+PAUSE: Final = 0.005
 KINDS: Final = ("processed", "delivered", "open", "click")
 
 
@@ -61,19 +66,30 @@ CASES: Final = (
 
 @dataclass
 class Side:
-    """One of the two: how it is served, how its database is filled."""
+    """One of the three: how it is served, how its database is filled; `seconds` until all is answered, and recorded."""
 
     name: str
     settings: str
     serve: tuple[str, ...]
     fill: str
     pool: int = 8
+    worker: tuple[str, ...] = ()
+    waiting: str = ""
     port: int = 0
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    database: str = ""
+    answered: dict[str, list[float]] = field(default_factory=dict)
+    recorded: dict[str, list[float]] = field(default_factory=dict)
 
 
 _PLAIN: Final = ("--interface", "wsgi", "--blocking-threads", "8", "bench.plain.wsgi:application")
-OURS: Final = Side("ours", "project.settings", ("--interface", "asginl", "project.asgi:application"), "ours")
+OURS: Final = Side(
+    "ours",
+    "project.settings",
+    ("--interface", "asginl", "project.asgi:application"),
+    "ours",
+    worker=("-m", "celery", "--quiet", "-A", "project", "worker", "-c", "2"),
+    waiting="SELECT EXISTS (SELECT FROM webhooks_webhookreceipt WHERE state IN ('waiting', 'retry'))",
+)
 PEERS: Final = (
     Side("plain", "bench.plain.settings", _PLAIN, "plain", pool=0),
     Side("pooled", "bench.plain.settings", _PLAIN, "plain"),
@@ -105,16 +121,25 @@ def serving(side: Side) -> Iterator[None]:
         sql.execute(f"DROP DATABASE IF EXISTS bench_{side.name} WITH (FORCE)")
         sql.execute(f"CREATE DATABASE bench_{side.name}")
     side.port = ports(fixed=False)["WEB_PORT"]
-    environ = environment(side, urlsplit(url)._replace(path=f"/bench_{side.name}").geturl())
+    side.database = urlsplit(url)._replace(path=f"/bench_{side.name}").geturl()
+    environ = environment(side, side.database)
     subprocess.run([sys.executable, "-m", "bench.fill", side.fill, str(MAILS)], cwd=ROOT, env=environ, check=True)
-    command = [sys.executable, *GRANIAN, "--port", str(side.port), *side.serve]
-    process = subprocess.Popen(tethered(command, signal.SIGTERM), cwd=ROOT, env=environ, stderr=subprocess.DEVNULL)
+    web = (*GRANIAN, "--port", str(side.port), *side.serve)
+    processes = [
+        subprocess.Popen(
+            tethered([sys.executable, *words], signal.SIGTERM), cwd=ROOT, env=environ, stderr=subprocess.DEVNULL
+        )
+        for words in (web, side.worker)
+        if words
+    ]
     try:
-        until_it_answers(f"http://127.0.0.1:{side.port}", process)
+        until_it_answers(f"http://127.0.0.1:{side.port}", processes[0])
         yield
     finally:
-        process.terminate()
-        process.wait(START)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(START)
 
 
 _seconds = itertools.count(1_700_000_000)
@@ -158,22 +183,41 @@ def play(rounds: int, cases: Sequence[Case], say: Callable[[str], Any]) -> bool:
             stack.enter_context(serving(side))
         for number in range(rounds + 1):
             for case, side in itertools.product(cases, SIDES if number % 2 else SIDES[::-1]):
-                taken = send_all(side.port, drawn(case, draw), CONNECTIONS)
+                requests = drawn(case, draw)
+                answered = send_all(side.port, requests, CONNECTIONS)
+                recorded = answered + _until_recorded(side)
                 if number:  # the first warms up
-                    side.seconds.setdefault(case.name, []).append(taken)
-    say(
-        f"{'a request':14}{'events/s of: ours':>22}{'plain':>22}{'pooled':>22}{'times plain':>18}{'pooled':>18}  goal\n"
-    )
-    return all([_row(case, say) for case in cases])  # noqa: C419  # each is shown
+                    side.answered.setdefault(case.name, []).append(answered)
+                    side.recorded.setdefault(case.name, []).append(recorded)
+    heads = "".join(f"{head:>22}" for head in ("ours, events/s", "plain", "pooled"))
+    say(f"{'a request':14}{'ours until':13}{heads}{'times plain':>18}{'times pooled':>18}  goal\n")
+    return all([_rows(case, say) for case in cases])  # noqa: C419  # each is shown
 
 
-def _row(case: Case, say: Callable[[str], Any]) -> bool:
+def _until_recorded(side: Side) -> float:
+    """Wait until nothing that was answered waits for a worker; return the seconds."""
+    begin = time.perf_counter()
+    if side.waiting:
+        with psycopg.connect(side.database, autocommit=True) as sql:
+            while sql.execute(side.waiting).fetchone() == (True,):
+                time.sleep(PAUSE)
+    return time.perf_counter() - begin
+
+
+def _rows(case: Case, say: Callable[[str], Any]) -> bool:
+    answered = _row(case, "answered", OURS.answered[case.name], say)
+    _row(case, "recorded", OURS.recorded[case.name], say)
+    return answered >= case.goal
+
+
+def _row(case: Case, what: str, ours: Sequence[float], say: Callable[[str], Any]) -> float:
+    """Print a row, and return how many times the plain one's rate is ours."""
     events = case.size * case.requests
-    rates = [[events / taken for taken in side.seconds[case.name]] for side in SIDES]
+    rates = [[events / taken for taken in each] for each in (ours, *(peer.answered[case.name] for peer in PEERS))]
     times = [[ours / theirs for ours, theirs in zip(rates[0], each, strict=True)] for each in rates[1:]]
     cells = "".join(f"{_spread(each, 0):>22}" for each in rates) + "".join(f"{_spread(each, 1):>18}" for each in times)
-    say(f"{case.name:14}{cells}  {case.goal:g}\n")
-    return statistics.median(times[0]) >= case.goal
+    say(f"{case.name:14}{what:13}{cells}  {case.goal:g}\n")
+    return statistics.median(times[0])
 
 
 def _spread(values: Sequence[float], digits: int) -> str:

@@ -99,9 +99,10 @@ class Ringer:
 
 
 class Line:
-    """The connection that one process publishes its hints over, kept until it fails or is hung up."""
+    """The connection that one process publishes its hints of one task over, kept until it fails or is hung up."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: str = DELIVER) -> None:
+        self._task = task
         self._connection: Connection | None = None
 
     def publish(self) -> None:
@@ -120,7 +121,7 @@ class Line:
             if not is_crowded(connection):
                 # Mandatory, so that RabbitMQ complains of a hint that fits into no queue.
                 current_app.send_task(
-                    DELIVER,
+                    self._task,
                     connection=connection,
                     queue=settings.HINTS_QUEUE,
                     retry=False,
@@ -166,14 +167,26 @@ class Hint(Task[Any, Any]):
 
 
 @functools.cache
-def _line(_pid: int) -> Line:
+def _line(_pid: int, task: str) -> Line:
     """Return this process's line. A forked child leaves its parent's alone: to close it would close it for both."""
-    return Line()
+    return Line(task)
 
 
-_ringer = Ringer(lambda: _line(os.getpid()).publish(), lambda: _line(os.getpid()).hang_up())
+class Bell:
+    """Rings for a worker to run one task."""
+
+    def __init__(self, task: str) -> None:
+        self.task = task
+        self._ringer = Ringer(lambda: _line(os.getpid(), task).publish(), lambda: _line(os.getpid(), task).hang_up())
+
+    def ring(self) -> None:
+        """Ring, for `transaction.on_commit(bell.ring, robust=True)`."""
+        self._ringer.ring()
+
+
+_delivery = Bell(DELIVER)
 
 
 def ring() -> None:
-    """Ring for a worker. A named function, for `transaction.on_commit(ring, robust=True)`."""
-    _ringer.ring()
+    """Ring for a worker to send. A named function, for `transaction.on_commit(ring, robust=True)`."""
+    _delivery.ring()

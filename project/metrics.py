@@ -45,7 +45,7 @@ class Mail(Collector):
         )
         receipts = GaugeMetricFamily(
             "webhook_receipts",
-            f"Webhooks that wait to be tried again, and that could not be read; {MANY} are that or more.",
+            f"Webhooks that wait to be read or tried again, and that could not be read; {MANY} are that or more.",
             labels=["state"],
         )
         for state, count in health.left().items():

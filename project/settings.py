@@ -215,6 +215,8 @@ WEBHOOK_NETWORKS = mail.read_webhook_networks(env)
 WEBHOOK_MAX_BYTES = 10 * 1024 * 1024
 # Events that one request may hold.
 WEBHOOK_MAX_EVENTS = int(env.at_least(1, "WEBHOOK_MAX_EVENTS", default=5000))
+# Events of one request that are recorded before it is answered; one of more is stored, and a worker records them.
+WEBHOOK_AT_ONCE = int(env.at_least(0, "WEBHOOK_AT_ONCE", default=20))
 # Days that the raw requests are kept; then the events they reported, and the names that requests came under.
 WEBHOOK_RECEIPT_DAYS = env.at_least(0, "WEBHOOK_RECEIPT_DAYS", default=30)
 # An event is what its repeats are known by, and a receipt may be replayed for as long as it is there. So nothing that
@@ -253,7 +255,9 @@ HINTS_QUEUE = f"{CELERY_TASK_DEFAULT_QUEUE}-hints"
 CELERY_TASK_QUEUES = {
     name: {"queue_arguments": dict(_broker.queue_arguments)} for name in (CELERY_TASK_DEFAULT_QUEUE, HINTS_QUEUE)
 }
-CELERY_TASK_ROUTES = {task: {"queue": HINTS_QUEUE} for task in ("mailer.tasks.deliver", "mailer.tasks.sweep")}
+CELERY_TASK_ROUTES = {
+    task: {"queue": HINTS_QUEUE} for task in ("mailer.tasks.deliver", "mailer.tasks.sweep", "webhooks.tasks.read")
+}
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_STORE_EAGER_RESULT = False
 CELERY_TASK_PUBLISH_RETRY = False

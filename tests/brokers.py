@@ -168,7 +168,7 @@ def spoken_to(url: str, queues: Collection[str] = (), **queue_arguments: Any) ->
         try:
             yield
         finally:
-            doorbell._line(os.getpid()).hang_up()
+            doorbell._line(os.getpid(), doorbell.DELIVER).hang_up()
             conf.update(before)
             _forget()
 

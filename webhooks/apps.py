@@ -12,6 +12,6 @@ class WebhooksConfig(AppConfig):
         """Have the sweep try receipts again, ask providers what no webhook told, and forget what is kept no longer."""
         from mailer.sweeping import CHORES  # models can be imported from here on
 
-        CHORES["receipts"] = "webhooks.inbox.retry"
+        CHORES["receipts"] = "webhooks.later.read_due"
         CHORES["inquiries"] = "webhooks.reconcile.reconcile"
         CHORES["forgotten"] = "webhooks.retention.tidy"

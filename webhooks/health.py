@@ -117,7 +117,7 @@ def _asking(row: Inquiry, now: datetime) -> Asking:
 
 
 def left() -> dict[str, int]:
-    """Count the receipts that wait to be tried again, and those that could not be read: `MANY` are that or more."""
+    """Count the receipts that wait, and those that could not be read: `MANY` are that or more."""
     with connection.cursor() as cursor:
         cursor.execute(_LEFT, {"many": MANY})
         return dict(cursor.fetchall())
@@ -154,7 +154,7 @@ _RECEIPT: Final = WebhookReceipt._meta.db_table
 # Each state by its name: of one that comes from elsewhere the planner would not know that it is rare.
 _LEFT: Final = " UNION ALL ".join(
     f"SELECT '{state}', (SELECT count(*) FROM (SELECT FROM {_RECEIPT} WHERE state = '{state}' LIMIT %(many)s) found)"
-    for state in (State.RETRY, State.POISON)
+    for state in (State.WAITING, State.RETRY, State.POISON)
 )
 
 # A mail may have been reported about by an event that came before the answer of the provider; and the events of an old

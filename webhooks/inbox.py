@@ -1,21 +1,20 @@
-"""The inbox: every SQL that moves a `WebhookReceipt`."""
+"""The inbox: receipts are stored, and what they report is recorded; `webhooks.later` has those that wait."""
 
 import functools
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
-from uuid import UUID
 
 import structlog
 from anymail.signals import tracking
+from django.conf import settings
 from django.db import connection, transaction
 from psycopg.types.json import Jsonb
 
-from mailer import doubts, ledger, statements
+from mailer import doorbell, doubts, ledger, statements
 from mailer.exceptions import DATABASE_LOST
 from mailer.ledger import Fact, Recorded, dedupe_key, text_of
-from mailer.models import DeliveryEvent
 from mailer.status import ACCEPTED_RANK, RANKS
 from users.signals import tell
 from webhooks import consequences, normal
@@ -28,12 +27,10 @@ State = WebhookReceipt.State
 
 # Seconds until a receipt is tried again: the first that wait for what passes, the last for a release that mends it.
 DELAYS: Final = (10, 60, 600, 3600, 6 * 3600, 24 * 3600)
-# Receipts that one round tries again.
-LIMIT: Final = 100
 # The proof of a request whose signature covers its body.
 UNNAMED: Final = Proof()
-# What trying a receipt again may change in it: never its body, which may be large.
-OUTCOME: Final = ("state", "error", "events", "unreadable", "new_events", "run_at")
+# For who reads what is too much to be read at the door.
+READING: Final = doorbell.Bell("webhooks.tasks.read")
 # What a receipt begins with; the rest has its default.
 BEGINNING: Final = {
     "id": "uuid",
@@ -80,9 +77,10 @@ def process_all(provider: str, requests: Iterable[Genuine]) -> list[WebhookRecei
     """Store genuine requests of one provider and record what they report, in one transaction: all of it, or nothing.
 
     Return for each its receipt, or why it is refused: `Rejected` where it has come with another body before,
-    `TooManyEvents`. A request of which nothing can be read is stored as `poison`, one that cannot be recorded for a
-    reason of its own as `retry`: where not all can be recorded together, each is by itself. Raises `OperationalError`
-    or `InterfaceError` where the database is away: then no more than some of several is stored, and all may come again.
+    `TooManyEvents`. A request of more than WEBHOOK_AT_ONCE events is stored as `waiting`, for a worker to record, one
+    of which nothing can be read as `poison`, one that cannot be recorded for a reason of its own as `retry`: where not
+    all can be recorded together, each is by itself. Raises `OperationalError` or `InterfaceError` where the database
+    is away: then no more than some of several is stored, and all may come again.
     """
     entries = [Entry(_receipt(provider, request), request.proof) for request in requests]
     if entries:
@@ -107,7 +105,7 @@ def _store(provider: str, entries: Sequence[Entry]) -> None:
                 _read_into(entry)
             _bind(provider, entries)
             taken = [entry for entry in entries if not entry.refusal]
-            _record(provider, taken)
+            record_all(provider, taken)
             _insert([entry.receipt for entry in taken])
     except Exception as error:  # whatever it is, the provider cannot mend it: it is kept, and seen
         if is_away(error):
@@ -129,89 +127,14 @@ def _insert(receipts: Sequence[WebhookReceipt]) -> None:
 def _read_into(entry: Entry) -> None:
     entry.refusal = None
     try:
-        entry.contents = _read(entry.receipt)
+        entry.contents = contents_of(entry.receipt, at_once=settings.WEBHOOK_AT_ONCE)
     except TooManyEvents as error:
         entry.refusal = error
 
 
-def _read(receipt: WebhookReceipt) -> normal.Contents:
-    """Return what a receipt says, read now. Raises `TooManyEvents`."""
-    return normal.read(receipt.provider, Incoming(receipt.headers, bytes(receipt.body)), receipt.pk)
-
-
-def retry(limit: int = LIMIT) -> int:
-    """Try receipts again whose time has come; return how many were processed.
-
-    Safe in any number of processes: each takes its own, and puts it off before it tries, so that one which kills its
-    process comes up again only when its next time has come, and in the end is poison.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(_EXHAUSTED, [len(DELAYS)])
-        cursor.execute(_TAKE, {"delays": list(DELAYS), "limit": limit})
-        taken = [row[0] for row in cursor.fetchall()]
-    return sum(_retry(identifier) for identifier in taken)
-
-
-def _retry(identifier: UUID) -> bool:
-    try:
-        with transaction.atomic():
-            receipt = WebhookReceipt.objects.select_for_update().filter(pk=identifier, state=State.RETRY).first()
-            if receipt is None:
-                return False  # another one was faster
-            _record(receipt.provider, [Entry(receipt, contents=_read(receipt))])
-            receipt.run_at = None
-            receipt.save(update_fields=OUTCOME)
-    except Exception as error:  # as in `process`
-        if is_away(error):
-            raise
-        name = type(error).__name__
-        with connection.cursor() as cursor:
-            cursor.execute(_FAILED, {"id": identifier, "error": name, "most": len(DELAYS)})
-        log.warning("receipt_failed", receipt_id=str(identifier), error_class=name)
-        return False
-    return True
-
-
-def replay(identifier: UUID) -> tuple[WebhookReceipt, list[Fact], list[Recorded]]:
-    """Read a receipt again, in whatever state it is, and record what is new.
-
-    Return it as it is then, what it says, and what of that was new.
-
-    What was recorded before is known by its dedupe key, and is left as it is. Safe in any number of processes: each
-    waits for the one that has the receipt, and finds nothing new. A receipt that cannot be recorded is left as it was;
-    raises what `_record` raises then, and `WebhookReceipt.DoesNotExist`.
-    """
-    receipt = WebhookReceipt.objects.get(pk=identifier)
-    contents = _read(receipt)
-    if _is_known(receipt, contents):
-        return receipt, contents.facts, []
-    return _replay(identifier)
-
-
-def _is_known(receipt: WebhookReceipt, contents: normal.Contents) -> bool:
-    """Tell whether a receipt is processed, and all that it says is recorded: then nothing needs to be locked."""
-    before = (receipt.state, receipt.events, receipt.unreadable)
-    if before != (State.PROCESSED, len(contents.facts), len(contents.unreadable)):
-        return False
-    keys = {fact.dedupe_key for fact in contents.facts}
-    return DeliveryEvent.objects.filter(dedupe_key__in=keys).count() == len(keys)
-
-
-@transaction.atomic
-def _replay(identifier: UUID) -> tuple[WebhookReceipt, list[Fact], list[Recorded]]:
-    receipt = WebhookReceipt.objects.select_for_update(no_key=True).get(pk=identifier)
-    before, known = _outcome(receipt), receipt.new_events
-    entry = Entry(receipt, contents=_read(receipt))
-    [recorded] = _record(receipt.provider, [entry])
-    receipt.new_events += known
-    receipt.run_at = None
-    if _outcome(receipt) != before:
-        receipt.save(update_fields=OUTCOME)
-    return receipt, entry.contents.facts, recorded
-
-
-def _outcome(receipt: WebhookReceipt) -> list[object]:
-    return [getattr(receipt, name) for name in OUTCOME]
+def contents_of(receipt: WebhookReceipt, *, at_once: int | None = None) -> normal.Contents:
+    """Return what `webhooks.normal.read` reads in a receipt. Raises `TooManyEvents`."""
+    return normal.read(receipt.provider, Incoming(receipt.headers, bytes(receipt.body)), receipt.pk, at_once=at_once)
 
 
 def is_away(error: Exception) -> bool:
@@ -220,13 +143,18 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, DATABASE_LOST) and not sqlstate.startswith("54")
 
 
-def _record(provider: str, entries: Sequence[Entry]) -> list[list[Recorded]]:
-    """Record what receipts report, and say so in them; return for each what of that was new."""
+def record_all(provider: str, entries: Sequence[Entry]) -> list[list[Recorded]]:
+    """Record what receipts report, and say so in them; return for each what of that was new.
+
+    Call it in a transaction; who does stores the receipts.
+    """
     for entry in entries:
         receipt, contents = entry.receipt, entry.contents
-        receipt.events, receipt.unreadable = len(contents.facts), len(contents.unreadable)
+        receipt.events, receipt.unreadable = contents.waiting or len(contents.facts), len(contents.unreadable)
         receipt.error = ", ".join(sorted(set(contents.unreadable)))[:200]
-        receipt.state = State.POISON if contents.unreadable and not contents.facts else State.PROCESSED
+        receipt.state = _state(contents)
+        if receipt.state == State.WAITING:
+            transaction.on_commit(READING.ring, robust=True)
         if receipt.error:
             transaction.on_commit(functools.partial(_complain, receipt), robust=True)
     told = [
@@ -237,6 +165,12 @@ def _record(provider: str, entries: Sequence[Entry]) -> list[list[Recorded]]:
     for entry, news in zip(entries, recorded, strict=True):
         entry.receipt.new_events = len(news)
     return recorded
+
+
+def _state(contents: normal.Contents) -> WebhookReceipt.State:
+    if contents.waiting:
+        return State.WAITING
+    return State.POISON if contents.unreadable and not contents.facts else State.PROCESSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,32 +297,11 @@ SELECT * FROM unnest(%s::text[], %s::text[]) named(key, digest) ORDER BY key
 ON CONFLICT (key) DO UPDATE SET digest = n.digest
 RETURNING key, digest"""
 
+# Bodies go as they are; as text, each byte would be two digits.
 _INSERT: Final = f"""
-INSERT INTO {_RECEIPT} ({", ".join(BEGINNING)})
-SELECT * FROM unnest({", ".join(f"%s::{kind}[]" for kind in BEGINNING.values())})"""
+INSERT INTO {_RECEIPT} ({", ".join(BEGINNING)}, run_at)
+SELECT *, CASE state WHEN 'waiting' THEN now() END
+FROM unnest({", ".join(f"%{'b' if kind == 'bytea' else 's'}::{kind}[]" for kind in BEGINNING.values())})
+     AS receipt({", ".join(BEGINNING)})"""
 
 _PUT_OFF: Final = f"UPDATE {_RECEIPT} SET run_at = now() + make_interval(secs => %s) WHERE id = %s"
-
-# Put off by half as long again at most, so that those which failed together do not come up together.
-_TAKE: Final = f"""
-WITH due AS MATERIALIZED (
-    SELECT id FROM {_RECEIPT} WHERE state = 'retry' AND run_at <= now()
-    ORDER BY run_at LIMIT %(limit)s
-    FOR NO KEY UPDATE SKIP LOCKED
-)
-UPDATE {_RECEIPT} r
-SET attempts = r.attempts + 1,
-    run_at = now() + make_interval(secs => (%(delays)s::int[])[least(r.attempts + 2, cardinality(%(delays)s::int[]))]
-                                           * (1 + random() / 2))
-FROM due WHERE r.id = due.id
-RETURNING r.id"""
-
-_FAILED: Final = f"""
-UPDATE {_RECEIPT}
-SET error = %(error)s, state = CASE WHEN attempts >= %(most)s THEN 'poison' ELSE state END,
-    run_at = CASE WHEN attempts < %(most)s THEN run_at END
-WHERE id = %(id)s AND state = 'retry'"""
-
-# Whose last try ended its process, too.
-_EXHAUSTED: Final = f"""
-UPDATE {_RECEIPT} SET state = 'poison', run_at = NULL WHERE state = 'retry' AND run_at <= now() AND attempts >= %s"""

@@ -1,6 +1,6 @@
 """The inbox."""
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from django.contrib.postgres.functions import TransactionNow
 from django.db import models
@@ -13,6 +13,9 @@ from mailer.models import DeliveryEvent
 from mailer.parked import KEPT
 from users.addresses import mask
 
+# States of a receipt whose time will come.
+DUE: Final = ("waiting", "retry")
+
 
 class WebhookReceipt(models.Model):
     """One webhook request as it came in, kept so that it can be looked at and replayed."""
@@ -20,6 +23,7 @@ class WebhookReceipt(models.Model):
     class State(models.TextChoices):
         """Where a receipt stands."""
 
+        WAITING = "waiting", _("waits to be read")
         PROCESSED = "processed", _("processed")
         RETRY = "retry", _("waits to be tried again")
         POISON = "poison", _("could not be read")
@@ -36,8 +40,8 @@ class WebhookReceipt(models.Model):
     unreadable = models.PositiveIntegerField(db_default=0, help_text=_("How many of its events could not be read."))
     new_events = models.PositiveIntegerField(default=0, help_text=_("How many of them were news."))
     error = models.CharField(max_length=200, blank=True)
-    attempts = models.PositiveSmallIntegerField(db_default=0, help_text=_("How often it was tried again."))
-    run_at = models.DateTimeField(null=True, help_text=_("When it is tried again."))
+    attempts = models.PositiveSmallIntegerField(db_default=0, help_text=_("How often it was tried later."))
+    run_at = models.DateTimeField(null=True, help_text=_("When it is read, or tried again."))
 
     class Meta:
         verbose_name = _("webhook receipt")
@@ -45,7 +49,7 @@ class WebhookReceipt(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["state", "-id"], name="receipt_by_state"),
             models.Index(fields=["received_at"], name="receipt_by_time"),
-            models.Index(fields=["run_at"], condition=Q(state="retry"), name="receipt_due"),
+            models.Index(fields=["run_at"], condition=Q(state__in=DUE), name="receipt_due"),
         ]
 
     def __str__(self) -> str:

@@ -6,7 +6,7 @@ Anymail reads each event; what it leaves open (soft or hard, types it does not k
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
@@ -46,19 +46,20 @@ MAX_NESTING: Final = 100
 class Contents:
     """What a request says: the facts that could be read, and why others could not, an error's name each.
 
-    `heard` has Anymail's event for each fact; `view` is the view that read them.
+    `heard` has Anymail's event for each fact; `view` is the view that read them. `waiting` events are left unread.
     """
 
     facts: list[Fact] = field(default_factory=list)
     heard: list[AnymailTrackingEvent] = field(default_factory=list)
     view: Any = field(default=None, compare=False)
     unreadable: list[str] = field(default_factory=list)
+    waiting: int = 0
 
 
-def read(provider: str, incoming: Incoming, receipt_id: UUID) -> Contents:
+def read(provider: str, incoming: Incoming, receipt_id: UUID, *, at_once: int | None = None) -> Contents:
     """Return what a request says whose signature was checked; what cannot be read harms no other event in it.
 
-    Raises `TooManyEvents`.
+    Where there are more events than `at_once`, none is read. Raises `TooManyEvents`.
     """
     webhook = WEBHOOKS[provider]
     try:
@@ -67,6 +68,8 @@ def read(provider: str, incoming: Incoming, receipt_id: UUID) -> Contents:
         return Contents(unreadable=[type(error).__name__])
     if len(parts) > settings.WEBHOOK_MAX_EVENTS:
         raise TooManyEvents
+    if at_once is not None and len(parts) > at_once:
+        return Contents(waiting=len(parts))
     return read_parts(provider, parts, incoming, receipt_id=receipt_id, source=Source.WEBHOOK)
 
 
@@ -81,8 +84,7 @@ def read_parts(
         try:
             _bound(part, MAX_NESTING)
             heard = list(webhook.read(view, part, incoming))
-            told = [_fact(provider, event, webhook.judge(event)) for event in heard]
-            facts = [replace(fact, receipt_id=receipt_id, source=source) for fact in told]
+            facts = [_fact(provider, event, webhook.judge(event), receipt_id, source) for event in heard]
         except UNREADABLE as error:
             contents.unreadable.append(type(error).__name__)
         else:
@@ -107,7 +109,9 @@ def _bound(value: Any, depth: int) -> None:
             _bound(each, depth - 1)
 
 
-def _fact(provider: str, event: AnymailTrackingEvent, meaning: Meaning) -> Fact:
+def _fact(
+    provider: str, event: AnymailTrackingEvent, meaning: Meaning, receipt_id: UUID | None, source: Source
+) -> Fact:
     # Cut again, since folding the case may lengthen it.
     recipient = loosely_canonical(text_of(event.recipient, MAX_LENGTH))[:MAX_LENGTH]
     esp_message_id = text_of(event.message_id, MAX_IDENTIFIER)
@@ -123,7 +127,8 @@ def _fact(provider: str, event: AnymailTrackingEvent, meaning: Meaning) -> Fact:
         event_type=meaning.event_type,
         status=meaning.status,
         dedupe_key=dedupe_key(provider, *identity),
-        source=Source.WEBHOOK,
+        source=source,
+        receipt_id=receipt_id,
         occurred_at=occurred_at,
         message_id=_our_id(event.metadata),
         provider=provider,

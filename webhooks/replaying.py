@@ -20,7 +20,7 @@ from uuid_utils.compat import uuid7
 from mailer import ledger
 from mailer.ledger import Fact, Recorded
 from mailer.models import DeliveryEvent
-from webhooks import inbox, normal
+from webhooks import inbox, later, normal
 from webhooks.models import WebhookReceipt
 from webhooks.providers import Incoming
 
@@ -160,7 +160,7 @@ def _replay(identifiers: Iterable[UUID]) -> Round:
         done.receipts += 1
         done.last = identifier
         try:
-            receipt, facts, recorded = inbox.replay(identifier)
+            receipt, facts, recorded = later.replay(identifier)
         except WebhookReceipt.DoesNotExist:
             continue  # deleted since it was found
         except Exception as error:  # as in `inbox.process`

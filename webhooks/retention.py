@@ -27,7 +27,7 @@ from mailer.models import DeliveryEvent, DeliveryStatus
 from mailer.providers import PROVIDERS
 from mailer.retention import REPORTED, Rule
 from users.addresses import loosely_canonical
-from webhooks.models import Nonce, WebhookReceipt
+from webhooks.models import DUE, Nonce, WebhookReceipt
 from webhooks.providers import WEBHOOKS
 
 log = structlog.get_logger(__name__)
@@ -41,8 +41,8 @@ def rules(
 ) -> list[Rule]:
     """Return what is to go now, by WEBHOOK_RECEIPT_DAYS, _EVENT_DAYS and _NONCE_DAYS or the days given.
 
-    Receipts go before events: an event stays for as long as the receipt it came in. What waits to be tried again
-    stays, however old it is.
+    Receipts go before events: an event stays for as long as the receipt it came in. What waits to be read, or
+    tried again, stays, however old it is.
     """
     receipt, event, nonce = (
         timedelta(days=default if days is None else days)
@@ -52,7 +52,7 @@ def rules(
             (settings.WEBHOOK_NONCE_DAYS, nonce_days),
         )
     )
-    receipts = WebhookReceipt.objects.exclude(state=WebhookReceipt.State.RETRY)
+    receipts = WebhookReceipt.objects.exclude(state__in=DUE)
     # By provider and source, as the index `event_reported` has it.
     events = DeliveryEvent.objects.filter(provider__in={*WEBHOOKS, *PROVIDERS}, source__in=REPORTED)
     kept = Exists(WebhookReceipt.objects.filter(pk=OuterRef("receipt_id")))
@@ -109,7 +109,7 @@ def erase(address: str, seen: Callable[[int], object] = lambda _: None) -> Erase
 
     The receipts first, while the events tell which: those that events about the address came in, however its body
     spells it, then all that name it. A receipt may be about other people, too: it is deleted all the same, since its
-    events are recorded. One that waits to be tried again is left, and counted as `waiting`: erase again once it has
+    events are recorded. One that waits to be read is left, and counted as `waiting`: erase again once it has
     ended. A run that was cut short may be repeated. Tells `seen` the receipts it has read of each page, then the
     deliveries of each batch. Raises `ValueError` as `mailer.retention.erase` does.
     """
@@ -121,7 +121,7 @@ def erase(address: str, seen: Callable[[int], object] = lambda _: None) -> Erase
         receipts += _delete(identifiers)
     for page in _pages():
         found = _naming(canonical, page)
-        waits = {identifier for identifier, state in found if state == WebhookReceipt.State.RETRY}
+        waits = {identifier for identifier, state in found if state in DUE}
         waiting += len(waits)
         receipts += _delete([identifier for identifier, _ in found if identifier not in waits])
         seen(len(page))

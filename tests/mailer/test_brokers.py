@@ -178,7 +178,7 @@ def test_registration_waits_for_no_broker(broker, line, client, transactional_db
         finally:
             ended.set()
 
-    monkeypatch.setattr(doorbell, "_ringer", doorbell.Ringer(publish))
+    monkeypatch.setattr(doorbell._delivery, "_ringer", doorbell.Ringer(publish))
 
     with happens(broker):
         for number in range(3):

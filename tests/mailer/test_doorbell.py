@@ -44,7 +44,7 @@ def broker(server, monkeypatch):
         client.flushall()
         client.config_set("maxmemory", 0)
         yield client
-        for line in (doorbell._line(os.getpid()), *LINES):  # else a later test finds them there
+        for line in (doorbell._line(os.getpid(), doorbell.DELIVER), *LINES):  # else a later test finds them there
             line.hang_up()
         LINES.clear()
         client.config_set("maxmemory", 0)

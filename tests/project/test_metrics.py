@@ -41,6 +41,7 @@ def test_metrics_count_repeats_by_kind_and_provider(client, db, settings):
         ("mail_risky_repeats_total", "verification", "mailgun"): 1,
         ("mail_risky_repeats_total", "verification", "sendgrid"): 3,
         ("webhook_dead_letters",): 0,
+        ("webhook_receipts", "waiting"): 0,
         ("webhook_receipts", "retry"): 0,
         ("webhook_receipts", "poison"): 0,
         ("inquiry_asked_total", "mailgun"): 0,
@@ -51,13 +52,14 @@ def test_metrics_count_repeats_by_kind_and_provider(client, db, settings):
 
 
 def test_metrics_count_receipts_that_wait_or_cannot_be_read(client, db):
-    for state, count in (("processed", 3), ("retry", 2), ("poison", 1)):
+    for state, count in (("processed", 3), ("waiting", 4), ("retry", 2), ("poison", 1)):
         for _ in range(count):
             WebhookReceipt.objects.create(provider="resend", body=b"", state=state)
 
     found = figures(client.get("/metrics"))
 
     assert {labels[1:]: figure for labels, figure in found.items() if labels[0] == "webhook_receipts"} == {
+        ("waiting",): 4,
         ("retry",): 2,
         ("poison",): 1,
     }

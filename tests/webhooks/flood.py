@@ -51,6 +51,9 @@ WEB: Final = (
     *("-m", "granian", "--interface", "asginl", "--http", "1", "--no-ws", "--log-level", "error"),
     *("--workers", "2", "--host", "127.0.0.1", "project.asgi:application"),
 )
+WORKER: Final = ("-m", "celery", "--quiet", "-A", "project", "worker", "-c", "2")
+# Seconds between two looks at what waits for the worker.
+PAUSE: Final = 0.1
 
 
 def environment(port: int) -> dict[str, str]:
@@ -68,17 +71,20 @@ def environment(port: int) -> dict[str, str]:
 
 @contextmanager
 def serving(port: int) -> Iterator[str]:
-    """Run the web server as it is deployed; return the door's URL."""
-    process = subprocess.Popen(
-        tethered([sys.executable, *WEB, "--port", str(port)], signal.SIGTERM), cwd=ROOT, env=os.environ
-    )
+    """Run the web server as it is deployed, and a worker that reads what is large; return the door's URL."""
+    processes = [
+        subprocess.Popen(tethered([sys.executable, *words], signal.SIGTERM), cwd=ROOT, env=os.environ)
+        for words in ((*WEB, "--port", str(port)), WORKER)
+    ]
     url = f"http://127.0.0.1:{port}"
     try:
-        until_it_answers(url, process)
+        until_it_answers(url, processes[0])
         yield f"{url}/webhooks/sendgrid/"
     finally:
-        process.terminate()
-        process.wait(PATIENCE)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait(PATIENCE)
 
 
 def drawn(draw: random.Random, count: int, deliveries: int, prefix: str) -> list[Event]:
@@ -109,12 +115,14 @@ def make(prefix: str, numbers: Sequence[int]) -> None:
     """Make deliveries that their provider has accepted."""
     from django.db import transaction  # wants Django to be set up, as all below
 
-    from mailer.models import DeliveryStatus
+    from mailer.models import DeliveryStatus, Message
     from tests.mailer.conftest import new_delivery
 
     with transaction.atomic():
         for number in numbers:
-            delivery = new_delivery(recipient=f"{number}@{prefix}.example.com")
+            # Sent, or the worker would send it.
+            message = Message.objects.create(kind="welcome", dedupe_key=f"{prefix}-{number}", state="sent")
+            delivery = new_delivery(recipient=f"{number}@{prefix}.example.com", message=message)
             DeliveryStatus.objects.filter(pk=delivery).update(provider="sendgrid", esp_message_id=f"{prefix}-{number}")
 
 
@@ -193,18 +201,29 @@ def play(count: int, deliveries: int, seed: int, port: int) -> dict[str, Any]:
         matching = pool.submit(_make_late, prefix, range(early, deliveries))
         answers = sum(pool.map(lambda place: send(url, cut[place::SENDERS]), range(SENDERS)), Counter[int]())
         seconds = time.monotonic() - begin
-        matched = matching.result() + match()
+        matched = matching.result()
+        _until_read(begin + PATIENCE)
+        recorded = time.monotonic() - begin
+        matched += match()
     return {
         "events": count,
         "requests": len(cut),
         "answers": dict(answers),
         "seconds": round(seconds, 1),
+        "seconds_until_recorded": round(recorded, 1),
         "matched_later": matched,
         "receipts": WebhookReceipt.objects.count() - before[1],
         "unprocessed": WebhookReceipt.objects.exclude(state="processed").count(),
         "deadlocks": deadlocks() - before[0],
         **judge(events, prefix),
     }
+
+
+def _until_read(end: float) -> None:
+    from webhooks.models import DUE, WebhookReceipt
+
+    while time.monotonic() < end and WebhookReceipt.objects.filter(state__in=DUE).exists():
+        time.sleep(PAUSE)
 
 
 def _make_late(prefix: str, numbers: Sequence[int]) -> int:

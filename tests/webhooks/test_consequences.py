@@ -97,7 +97,8 @@ class TestBounces:
 
         assert standing() == {(ADA, "hard_bounce", "postmark")}
 
-    def test_many_in_one_request(self):
+    def test_many_in_one_request(self, settings):
+        settings.WEBHOOK_AT_ONCE = 301
         receipt = post(*(bounce(f"{number}@example.com") for number in range(300)), bounce("0@example.com"))
 
         assert receipt.new_events == 301
@@ -183,7 +184,8 @@ class TestSoftBounces:
 
 @pytest.mark.usefixtures("told")
 @pytest.mark.django_db(transaction=True)
-def test_many_who_suppress_the_same_wait_for_each_other_in_no_circle():
+def test_many_who_suppress_the_same_wait_for_each_other_in_no_circle(settings):
+    settings.WEBHOOK_AT_ONCE = 100
     addresses = [f"{number}@example.com" for number in range(100)]
 
     def suppress(number):

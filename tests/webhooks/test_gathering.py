@@ -108,7 +108,7 @@ class TestTogether:
         def lose(*_):
             raise OperationalError
 
-        monkeypatch.setattr(inbox, "_record", lose)
+        monkeypatch.setattr(inbox, "record_all", lose)
 
         answers = door.answers("postmark", [arrival(delivery(0)), arrival(delivery(1), credentials="hook:wrong")])
 

@@ -21,7 +21,7 @@ from tests.mailer.conftest import signal_receiver
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of, encoded
 from users.models import User
-from webhooks import inbox, replaying
+from webhooks import inbox, later, replaying
 from webhooks.models import WebhookReceipt
 from webhooks.providers import WEBHOOKS, Incoming
 from webhooks.providers.base import Meaning, listed
@@ -239,13 +239,13 @@ class TestFailures:
     def test_receipt_that_is_deleted_meanwhile_is_passed_over(self, lost, monkeypatch):
         lost()
         first = WebhookReceipt.objects.order_by("pk")[0]
-        again = inbox.replay
+        again = later.replay
 
         def delete(identifier):
             WebhookReceipt.objects.exclude(pk=first.pk).delete()
             return again(identifier)
 
-        monkeypatch.setattr(inbox, "replay", delete)
+        monkeypatch.setattr(later, "replay", delete)
 
         assert replay(states=["poison"]).new_events == 1
 
@@ -391,7 +391,7 @@ def test_replay_beside_the_sweep_records_once(lost):
     lost("retry")
     WebhookReceipt.objects.update(run_at=Now() - timedelta(seconds=1))
 
-    done = in_threads(4, lambda number: inbox.retry() if number % 2 else replay(states=["retry"]).receipts)
+    done = in_threads(4, lambda number: later.read_due() if number % 2 else replay(states=["retry"]).receipts)
 
     assert sum(done) >= 2
     assert list(WebhookReceipt.objects.values_list("state", "new_events")) == [("processed", 1)] * 2

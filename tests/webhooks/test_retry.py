@@ -17,7 +17,7 @@ from mailer.models import DeliveryEvent
 from tests.conftest import in_threads
 from tests.webhooks import payloads
 from tests.webhooks.conftest import POSTMARK_SECRETS, POSTMARK_URL, basic, delivery_of, encoded
-from webhooks import inbox
+from webhooks import inbox, later
 from webhooks.models import DeadLetter, Nonce, WebhookReceipt
 from webhooks.providers import WEBHOOKS, Incoming, Proof
 from webhooks.providers.base import Meaning, listed
@@ -103,7 +103,7 @@ class TestRetry:
         states = []
         for _ in inbox.DELAYS:
             let_time_pass()
-            inbox.retry()
+            later.read_due()
             states.append(WebhookReceipt.objects.get().state)
 
         assert states == ["retry"] * (len(inbox.DELAYS) - 1) + ["poison"]
@@ -117,7 +117,7 @@ class TestRetry:
         waits = []
         for _ in inbox.DELAYS[1:]:
             let_time_pass()
-            inbox.retry()
+            later.read_due()
             waits.append(WebhookReceipt.objects.annotate(wait=WAIT).get().wait.total_seconds())
 
         for wait, delay in zip(waits, inbox.DELAYS[1:], strict=True):
@@ -129,7 +129,7 @@ class TestRetry:
         WebhookReceipt.objects.update(attempts=len(inbox.DELAYS))
         let_time_pass()
 
-        assert inbox.retry() == 0
+        assert later.read_due() == 0
         assert WebhookReceipt.objects.get().state == "poison"
 
     def test_one_that_fails_harms_no_other(self, post_postmark, sent, judged):
@@ -140,7 +140,7 @@ class TestRetry:
         judged(lambda event: broken(event) if event.event_type == "opened" else judge(event))
         let_time_pass()
 
-        assert inbox.retry() == 1
+        assert later.read_due() == 1
         assert sorted(WebhookReceipt.objects.values_list("state", flat=True)) == ["processed", "retry"]
 
     def test_database_that_goes_away_while_a_receipt_is_tried_again_leaves_it_as_it_was(self, post_postmark, judged):
@@ -153,7 +153,7 @@ class TestRetry:
 
         judged(gone)
         with pytest.raises(OperationalError):
-            inbox.retry()
+            later.read_due()
 
         assert WebhookReceipt.objects.get().state == "retry"
 
@@ -184,7 +184,7 @@ class TestRetry:
         judged(judge)
         let_time_pass()
 
-        assert sum(in_threads(4, lambda _: inbox.retry())) == 1
+        assert sum(in_threads(4, lambda _: later.read_due())) == 1
         assert delivery_of(message).open_count == 1
 
 
@@ -265,6 +265,7 @@ class TestLimits:
         events = [payloads.postmark("Open", MessageID=str(n)) for n in range(configured.WEBHOOK_MAX_EVENTS)]
 
         assert post_postmark(events).status_code == 200
+        assert later.read_due() == 1
         assert WebhookReceipt.objects.get().new_events == 5000
 
     def test_one_event_more_is_413_and_nothing_is_stored(self, post_postmark):
