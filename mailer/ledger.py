@@ -22,6 +22,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+import orjson
 from django.conf import settings
 from django.db import transaction
 from uuid_utils.compat import uuid7
@@ -145,7 +146,7 @@ def record(facts: Sequence[Fact]) -> list[Recorded]:
     """
     if not facts:
         return []
-    return _run(_RECORD, [json.dumps([_as_row(fact) for fact in facts])])
+    return _run(_RECORD, [orjson.dumps([_as_row(fact) for fact in facts]).decode()])
 
 
 def match_parked(events: Iterable[int]) -> list[Recorded]:
@@ -171,18 +172,18 @@ def _as_row(fact: Fact) -> dict[str, Any]:
         "event_type": fact.event_type,
         "status": fact.status or "",
         "rank": NO_RANK if fact.status is None else RANKS[fact.status],
-        "occurred_at": fact.occurred_at and fact.occurred_at.isoformat(),
+        "occurred_at": fact.occurred_at,
         "source": fact.source.value,
         "dedupe_key": fact.dedupe_key,
-        "delivery_id": fact.delivery_id and str(fact.delivery_id),
-        "message_id": fact.message_id and str(fact.message_id),
+        "delivery_id": fact.delivery_id,
+        "message_id": fact.message_id,
         "provider": fact.provider,
         "esp_message_id": fact.esp_message_id,
         "esp_event_id": fact.esp_event_id,
         "recipient_canonical": fact.recipient_canonical,
         "reject_reason": fact.reject_reason,
         "detail": fact.detail,
-        "receipt_id": fact.receipt_id and str(fact.receipt_id),
+        "receipt_id": fact.receipt_id,
         "category": fact.category,
         "smtp_status": fact.smtp_status,
     }

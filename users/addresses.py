@@ -53,6 +53,9 @@ def _masked(found: re.Match[str]) -> str:
 # Default_Ignorable_Code_Point, less what Python does not call printable).
 INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
 
+# Nearly every address is its own canonical form. This short, no label is too long; no two hyphens, no label is encoded.
+PLAIN = re.compile(r"(?=.{1,64}\Z)[a-z0-9]+(?:[._+-][a-z0-9]+)*@(?:[a-z0-9]+(?:-[a-z0-9]+)*\.)+[a-z]{2,63}")
+
 _is_address = EmailValidator(allowlist=[])  # nobody registers from this machine
 
 
@@ -62,6 +65,10 @@ def canonical(address: str) -> str:
     Two addresses with one canonical form are one account's. Raises `ValidationError` for what is no address.
     """
     typed = address.strip()
+    return typed if PLAIN.fullmatch(typed) else _canonical(typed)
+
+
+def _canonical(typed: str) -> str:
     local, at, domain = unicodedata.normalize("NFKC", typed).rpartition("@")
     local = unicodedata.normalize("NFKC", local.casefold())
     try:

@@ -5,7 +5,7 @@ from django.core.exceptions import ValidationError
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from users.addresses import MAX_LENGTH, canonical, is_blocked, loosely_canonical, mask
+from users.addresses import MAX_LENGTH, PLAIN, _canonical, canonical, is_blocked, loosely_canonical, mask
 
 
 @pytest.mark.parametrize(
@@ -314,3 +314,22 @@ def test_mask_leaves_no_half_of_a_local_part(sign, length):
 @given(st.text("ab.+-_'=&/:;<> \n", max_size=60))
 def test_mask_changes_nothing_but_what_stands_before_an_at(text):
     assert mask(f"{text} secret@example.com") == f"{text} s***@example.com"
+
+
+LETTERS = st.text("abz09", min_size=1, max_size=12)
+
+
+@given(st.lists(LETTERS, min_size=1, max_size=4), st.sampled_from("._+-"), st.lists(LETTERS, min_size=1, max_size=3))
+@example(["a"], ".", ["b" * 26])
+@example(["a"], ".", ["3"])
+def test_address_that_is_taken_as_it_is_would_be_by_all_rules(local, sign, domain):
+    address = f"{sign.join(local)}@{'-'.join(domain)}.{'.'.join(domain)}.com"
+
+    assert canonical(address) == _canonical(address) == address
+
+
+@pytest.mark.parametrize(
+    "address", ["Ada@example.com", f"a@{'b' * 64}.com", "a@xn--mnchen-3ya.de", "a..b@example.com", "a@b", "a@b.c1"]
+)
+def test_no_other_address_is_taken_as_it_is(address):
+    assert not PLAIN.fullmatch(address)
