@@ -19,7 +19,7 @@ SYSTEM_PACKAGES := rabbitmq-server:tests-of-the-RabbitMQ-broker
 POLICY := /usr/sbin/policy-rc.d
 
 .DEFAULT_GOAL := help
-.PHONY: help install run manage demo test chaos chaos-long flood fuzz bench-webhooks lint lint-django system-packages lock clean
+.PHONY: help install run manage demo test chaos chaos-long flood dying fuzz bench-webhooks lint lint-django system-packages lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ chaos-long: $(INSTALLED) ## the same for hours, at every line (ARGS="--hours 3 -
 
 flood: $(INSTALLED) ## show that of 100,000 events from eight senders none is lost (ARGS="--events 5000 --deliveries 1000")
 	@$(PY) -m project.embedded --name flood -- $(PY) -m tests.webhooks.flood --migrate $(ARGS)
+
+dying: $(INSTALLED) ## kill the process and its database at every step of a webhook's way in (ARGS="--points 50")
+	@$(PY) -m project.embedded --name dying -- $(PY) -m tests.webhooks.dying --migrate $(ARGS)
 
 fuzz: $(INSTALLED) ## feed all webhooks' parsers and verifiers with mutated requests (ARGS="--seconds 600")
 	@$(PY) -m tests.fuzz $(ARGS)

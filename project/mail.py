@@ -13,6 +13,8 @@ from webhooks.providers import WEBHOOKS
 
 # A provider's name, as it stands in the database and, in capitals, in the names of variables.
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+# Whom PUBLIC_URL names where nobody else reaches the service.
+OWN_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
 _PATH: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
@@ -115,6 +117,20 @@ def read_webhook_secrets(env: Environment, names: Collection[str]) -> dict[str, 
         if given:
             secrets[name] = given
     return secrets
+
+
+def read_simulated_certificate(env: Environment, host: str | None, *, debug: bool) -> bytes:
+    """Read the certificate that stands in for Amazon's: base64 of its DER form, as the simulator prints it; PEM.
+
+    It makes whoever has its key Amazon. So it is for a machine of one's own alone: `host` is that of PUBLIC_URL.
+    """
+    variable = "WEBHOOK_SIMULATED_CERTIFICATE"
+    given = env.str(variable, default="")
+    if given and not (debug and host in OWN_MACHINE):
+        raise ImproperlyConfigured(
+            f"Remove {variable}: it is for the simulator, where DEBUG is on and PUBLIC_URL is of this machine"
+        )
+    return f"-----BEGIN CERTIFICATE-----\n{given}\n-----END CERTIFICATE-----\n".encode() if given else b""
 
 
 def read_webhook_networks(env: Environment) -> dict[str, list[Network]]:

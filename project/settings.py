@@ -210,6 +210,8 @@ if "smtp" in MAIL_PROVIDERS and not EMAIL_HOST:
 
 # What each provider signs its webhooks with; two, comma-separated, while one replaces the other.
 WEBHOOK_SECRETS = mail.read_webhook_secrets(env, MAIL_PROVIDERS)
+# In development: the simulator's, in the place of Amazon's. A deployment refuses it.
+WEBHOOK_SIMULATED_CERTIFICATE = mail.read_simulated_certificate(env, _public.hostname, debug=DEBUG)
 # Where a provider's webhooks may come from; anywhere, where none is named.
 WEBHOOK_NETWORKS = mail.read_webhook_networks(env)
 WEBHOOK_MAX_BYTES = 10 * 1024 * 1024

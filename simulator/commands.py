@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 
@@ -13,8 +14,8 @@ from simulator.settings import secret_variable, webhook_variable
 
 PATIENCE = 60.0  # seconds, for as long as the service may take to answer
 NOT_DONE = 1
-# Nobody who checks its signatures takes them: the certificate would have to stand at Amazon.
-UNTAKEN = frozenset({amazon_ses.NAME})
+# Where a service is on this machine: only there the simulator is taken for Amazon, whose certificate stands at Amazon.
+OWN_MACHINE = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 def report(arguments: list[str]) -> int:
@@ -125,14 +126,19 @@ def secrets(arguments: list[str]) -> int:
 
 def environment(service: str) -> dict[str, str]:
     """Make settings for both sides, with new secrets, for all providers whose webhooks the service can take."""
-    return {variable: value for name in REPORTS if name not in UNTAKEN for variable, value in _settings(name, service)}
+    taken = [name for name in REPORTS if name != amazon_ses.NAME or urlsplit(service).hostname in OWN_MACHINE]
+    return {variable: value for name in taken for variable, value in _settings(name, service)}
 
 
 def _settings(name: str, service: str) -> Iterator[tuple[str, str]]:
     scheme = REPORTS[name].scheme
     ours, theirs = scheme.make()
     url = f"{service.rstrip('/')}/webhooks/{name}/"
-    yield f"WEBHOOK_SECRET_{name.upper()}", theirs
+    if name == amazon_ses.NAME:
+        yield "WEBHOOK_TOPICS_AMAZON_SES", theirs
+        yield "WEBHOOK_SIMULATED_CERTIFICATE", amazon_ses.one_line(amazon_ses.certificate(scheme.read(ours)))
+    else:
+        yield f"WEBHOOK_SECRET_{name.upper()}", theirs
     yield webhook_variable(name), url.replace("://", f"://{ours}@", 1) if scheme.in_url else url
     if not scheme.in_url:
         yield secret_variable(name), ours

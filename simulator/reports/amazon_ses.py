@@ -4,8 +4,9 @@ Sources: docs.aws.amazon.com/ses/latest/dg/event-publishing-retrieving-sns-conte
 docs.aws.amazon.com/sns/latest/dg/{sns-verify-signature-of-message,sns-message-and-json-formats}.html and
 /SendMessageToHttp.retry.html: three repeats, 20 seconds apart, and none after a 4xx but 429.
 
-A receiver that checks the signature asks Amazon for the certificate, and has none of the key here: it takes these
-reports only where it is given the certificate by another way, as a test does.
+A receiver that checks the signature asks Amazon for the certificate, which has none of the key here: it takes these
+reports only where it is given the certificate, as ours is in development (WEBHOOK_SIMULATED_CERTIFICATE). A topic's
+confirmation it passes on to Amazon, which knows nothing of it.
 """
 
 import base64
@@ -75,6 +76,11 @@ def certificate(topic: Topic) -> bytes:
     builder = x509.CertificateBuilder(name, name, topic.key.public_key(), x509.random_serial_number())
     valid = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=30))
     return valid.sign(topic.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def one_line(pem: bytes) -> str:
+    """Return a certificate in one line, as an environment has it: what stands between the first line and the last."""
+    return "".join(pem.decode().split("\n")[1:-2])
 
 
 def _read(text: str) -> Topic:

@@ -36,9 +36,10 @@ class Ended:
 class Countdown:
     """Counts the lines of traced code, in all threads together, and kills the process at one of them."""
 
-    def __init__(self, report: int, kill_at: int) -> None:
+    def __init__(self, report: int, kill_at: int, traced: tuple[str, ...] = TRACED) -> None:
         self._report = report
         self._kill_at = kill_at
+        self._traced = traced
         self._numbers = count(1)
         self._is_traced: dict[CodeType, bool] = {}
         self.lines = 0
@@ -57,7 +58,7 @@ class Countdown:
     def _enter(self, frame: FrameType, _event: str, _argument: Any) -> Any:
         code = frame.f_code
         if code not in self._is_traced:
-            self._is_traced[code] = code.co_filename.startswith(TRACED)
+            self._is_traced[code] = code.co_filename.startswith(self._traced)
         return self._step if self._is_traced[code] else None
 
     def _step(self, frame: FrameType, event: str, _argument: Any) -> Any:
@@ -81,15 +82,15 @@ def spawn(act: Callable[[], None]) -> int:
     return child
 
 
-def forked(act: Callable[[Countdown], None], kill_at: int = 0) -> Ended:
-    """Run `act` in a child that dies at its `kill_at`-th traced line; 0 lets it live, and counts them.
+def forked(act: Callable[[Countdown], None], kill_at: int = 0, traced: tuple[str, ...] = TRACED) -> Ended:
+    """Run `act` in a child that dies at its `kill_at`-th line of what is traced; 0 lets it live, and counts them.
 
     Raises `RuntimeError` where it failed, or hung, before that.
     """
     reading, writing = os.pipe()
 
     def counted() -> None:
-        countdown = Countdown(writing, kill_at)
+        countdown = Countdown(writing, kill_at, traced)
         act(countdown)
         os.write(writing, str(countdown.lines).encode())
 

@@ -185,7 +185,7 @@ def as_recorded(row: DeliveryStatus) -> dict[str, object]:
 LONG = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
 
-@settings(max_examples=150, **LONG)
+@settings(max_examples=60, **LONG)
 @given(drawn=st.lists(events, min_size=1, max_size=4))
 def test_record_equals_the_fold_in_every_order(db, drawn):
     drawn = one_of_each_key(drawn)
@@ -199,7 +199,7 @@ def test_record_equals_the_fold_in_every_order(db, drawn):
         history.check(facts)
 
 
-@settings(max_examples=800, **LONG)
+@settings(max_examples=300, **LONG)
 @given(data=st.data())
 def test_record_equals_the_fold_in_batches_with_duplicates(db, data):
     history = History(3)

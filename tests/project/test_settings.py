@@ -59,6 +59,10 @@ QUOTED = [
 WRONG = [
     ({"MAIL_PROVIDERS": "amazon_ses"}, "WEBHOOK_TOPICS_AMAZON_SES"),
     ({"WEBHOOK_TOPICS_AMAZON_SES": "let-slip"}, "ARNs"),
+    *(
+        ({"WEBHOOK_SIMULATED_CERTIFICATE": "let-slip", **more}, "Remove WEBHOOK_SIMULATED_CERTIFICATE")
+        for more in ({}, {"DEBUG": "true"}, {"PUBLIC_URL": "http://127.0.0.1:8000"})
+    ),
     ({"WEBHOOK_SECRET_SENDGRID": "let-slip"}, "public key"),
     ({"WEBHOOK_SECRET_SENDGRID": f"{WEBHOOK_SECRETS['WEBHOOK_SECRET_SENDGRID']},let-slip"}, "public key"),
     ({"WEBHOOK_SECRET_SPARKPOST": "let-slip"}, "user:password"),

@@ -283,4 +283,4 @@ def test_secrets_are_for_both_sides(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines["SIMULATOR_MAILGUN_WEBHOOK"] == "http://127.0.0.1:8001/webhooks/mailgun/"
     assert lines["SIMULATOR_BREVO_WEBHOOK"] == f"http://{lines['WEBHOOK_SECRET_BREVO']}@127.0.0.1:8001/webhooks/brevo/"
     assert lines["WEBHOOK_SECRET_SENDGRID"] != lines["SIMULATOR_SENDGRID_SECRET"]
-    assert not any("AMAZON" in name for name in lines)
+    assert lines["SIMULATOR_AMAZON_SES_SECRET"].startswith(f"{lines['WEBHOOK_TOPICS_AMAZON_SES']} ")

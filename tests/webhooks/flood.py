@@ -232,12 +232,23 @@ def _make_late(prefix: str, numbers: Sequence[int]) -> int:
 
     try:
         matched = 0
+        _until_some_came_early(prefix)
         for start in range(0, len(numbers), 100):
             make(prefix, numbers[start : start + 100])
             matched += match()
         return matched
     finally:
         connection.close()
+
+
+def _until_some_came_early(prefix: str) -> None:
+    """Wait until an event about a delivery that is not made yet is here, else nothing may be left to match."""
+    from mailer.models import DeliveryEvent
+
+    early = DeliveryEvent.objects.filter(delivery=None, esp_message_id__startswith=f"{prefix}-")
+    deadline = time.monotonic() + PATIENCE
+    while not early.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def is_good(found: dict[str, Any]) -> bool:

@@ -39,13 +39,17 @@ ENVIRON: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event of a mail: `kind` is SendGrid's word for it, `at` seconds of Unix time, `message_id` ours, if any."""
+    """One event of a mail: `kind` is SendGrid's word for it, `at` seconds of Unix time, `message_id` ours, if any.
+
+    `tag` is the mail's: it may be as long as the request is to be large.
+    """
 
     kind: str
     recipient: str
     esp_message_id: str
     at: int
     message_id: UUID | None = None
+    tag: str = "welcome"
 
 
 def _metadata(event: Event) -> dict[str, str]:
@@ -62,7 +66,7 @@ def _postmark(event: Event) -> dict[str, Any]:
         "DeliveredAt" if event.kind == "delivered" else "BouncedAt": _iso(event.at),
         "ServerID": 23,
         "MessageStream": "outbound",
-        "Tag": "welcome",
+        "Tag": event.tag,
         "Details": "smtp;250 2.0.0 OK",
         "Metadata": _metadata(event),
     }
@@ -76,6 +80,7 @@ def _mailgun(event: Event) -> dict[str, Any]:
         "timestamp": event.at,
         "message": {"headers": {"message-id": event.esp_message_id}},
         "recipient": event.recipient,
+        "tags": [event.tag],
         "delivery-status": {"code": 550 if event.kind == "bounce" else 250, "message": "5.1.1 No such user"},
         "user-variables": _metadata(event),
     }
@@ -90,7 +95,7 @@ def _sendgrid(event: Event) -> dict[str, Any]:
         "smtp-id": f"<{event.esp_message_id}@ismtpd-555>",
         "sg_event_id": f"{event.esp_message_id}-{event.kind}-{event.at}",
         "sg_message_id": f"{event.esp_message_id}.filter0001.16648.5515E0B88.0",
-        "category": ["welcome"],
+        "category": [event.tag],
         "response": "250 2.0.0 OK",
         **({"type": "bounce", "status": "5.1.1"} if event.kind == "bounce" else {}),
         **_metadata(event),

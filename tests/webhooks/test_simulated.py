@@ -8,6 +8,8 @@ from django.utils import timezone
 
 from mailer import couriers, letters, sender
 from mailer.models import DeliveryEvent
+from project.environment import Environment
+from project.mail import read_simulated_certificate
 from simulator import commands
 from simulator.behaviour import WORDS
 from simulator.faults import Dice, Faults
@@ -55,9 +57,8 @@ def other_key(name):
 def _secrets(settings, monkeypatch):
     settings.WEBHOOK_SECRETS = {name: [secrets_of(name)[1]] for name in REPORTS}
     topic = key_of("amazon_ses")
-    # Amazon has no certificate of the simulator's: what stands at its address is what a test says.
-    pem = {topic.certificate_url: amazon_ses.certificate(topic)}
-    monkeypatch.setattr(sns, "CERTIFICATES", sns.Certificates(pem.__getitem__))
+    settings.WEBHOOK_SIMULATED_CERTIFICATE = amazon_ses.certificate(topic)
+    monkeypatch.setattr(sns, "CERTIFICATES", sns.Certificates())
 
 
 def mail_to(provider, identifier, *recipients, **fields):
@@ -100,6 +101,26 @@ def post(client):
         return client.post(url, posted.body, content_type=content_type, headers=headers).status_code
 
     return send
+
+
+def test_service_in_development_takes_the_simulator_for_amazon(settings, monkeypatch, post, sent):
+    said = commands.environment("http://127.0.0.1:8000")
+    monkeypatch.setenv("WEBHOOK_SIMULATED_CERTIFICATE", said["WEBHOOK_SIMULATED_CERTIFICATE"])
+    settings.WEBHOOK_SIMULATED_CERTIFICATE = read_simulated_certificate(Environment(), "127.0.0.1", debug=True)
+    settings.WEBHOOK_SECRETS = {"amazon_ses": [said["WEBHOOK_TOPICS_AMAZON_SES"]]}
+    message = sent("amazon_ses", PLAIN_ID)
+    [hook] = hooks_of([happening(mail_to("amazon_ses", PLAIN_ID), "delivered")])
+    theirs = amazon_ses.SCHEME.read(said["SIMULATOR_AMAZON_SES_SECRET"])
+
+    assert post(hook, amazon_ses.SCHEME.other(theirs)) == 401
+    assert post(hook, theirs) == 200
+    assert delivery_of(message).status == "delivered"
+
+
+def test_only_a_service_on_this_machine_is_told_to_take_the_simulator_for_amazon():
+    elsewhere = commands.environment("https://accounts.example.com")
+
+    assert not [name for name in elsewhere if "AMAZON" in name or "CERTIFICATE" in name]
 
 
 def test_every_provider_with_webhooks_is_simulated():

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.x509 import Certificate, load_pem_x509_certificate
+from django.conf import settings
 from urllib3.exceptions import HTTPError
 
 from webhooks.exceptions import Rejected, Unavailable, Unreadable
@@ -65,8 +66,11 @@ REFUSALS: Final = frozenset({"InvalidParameter", "InvalidParameterException", "N
 def fetch(url: str) -> bytes:
     """Return what is at an address of Amazon's, over verified TLS and without following it elsewhere.
 
-    Raises `Rejected` where nothing is there, and `Unavailable` where that cannot be told.
+    Raises `Rejected` where nothing is there, and `Unavailable` where that cannot be told. In development what stands
+    there is the simulator's.
     """
+    if settings.WEBHOOK_SIMULATED_CERTIFICATE:
+        return bytes(settings.WEBHOOK_SIMULATED_CERTIFICATE)
     deadline = time.monotonic() + WITHIN
     try:
         with requests.get(url, timeout=(CONNECT, WITHIN), allow_redirects=False, stream=True) as response:

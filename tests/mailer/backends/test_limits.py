@@ -1,0 +1,115 @@
+"""What some providers cannot take goes through the others."""
+
+from dataclasses import replace
+
+import pytest
+
+from mailer import routing
+from mailer.exceptions import TooLarge, TooManyRecipients, Unsupported
+from mailer.models import Attachment, Message
+from mailer.providers import PROVIDERS
+from tests.mailer.backends.conftest import mail, queued, templated
+
+
+@pytest.fixture
+def limits(monkeypatch):
+    """Let a provider take less than it does."""
+
+    def limit(name: str, **facts: int) -> None:
+        monkeypatch.setitem(PROVIDERS, name, replace(PROVIDERS[name], **facts))
+
+    return limit
+
+
+def test_a_mail_that_one_provider_cannot_take_goes_to_the_other(db):
+    message = queued(templated())
+
+    assert message.context == {"providers": ["postmark"]}
+    assert routing.candidates(message) == ["postmark"]
+
+
+def test_a_mail_that_every_provider_takes_goes_where_all_others_go(db):
+    message = queued(mail())
+
+    assert message.context == {}
+    assert routing.candidates(message) == ["resend", "postmark"]
+
+
+def test_a_mail_goes_only_where_its_kind_may(db, settings):
+    settings.MAIL_ROUTES = {"custom": ["resend"]}
+
+    assert queued(mail()).context == {}
+    with pytest.raises(Unsupported, match="resend: "):
+        queued(templated())
+
+
+def test_what_is_unsupported_may_be_ignored(db, settings):
+    settings.ANYMAIL = {**settings.ANYMAIL, "IGNORE_UNSUPPORTED_FEATURES": True}
+
+    assert queued(templated()).context == {}
+
+
+@pytest.mark.parametrize("name", ["template_id", "merge_data", "merge_global_data", "merge_metadata", "merge_headers"])
+def test_a_provider_that_takes_mime_alone_takes_no_merge(db, settings, name):
+    settings.MAIL_PROVIDERS = ["smtp"]
+    email = mail()
+    setattr(email, name, {})
+
+    with pytest.raises(Unsupported, match=f"smtp: {name}"):
+        email.send()
+
+    assert queued(mail()).context == {}
+
+
+def test_a_provider_that_anymail_reaches_without_http_is_asked_what_it_takes(db, settings):
+    settings.MAIL_PROVIDERS = ["amazon_ses"]
+    email = mail()
+    email.merge_data = {"ada@example.com": {}}
+
+    with pytest.raises(Unsupported, match=r"amazon_ses: .*merge_data"):
+        email.send()
+
+    assert queued(mail()).context == {}
+
+
+def test_too_large_for_one_goes_to_the_other(db, limits):
+    limits("resend", largest=5000)
+
+    assert queued(mail(attachments=[("a.bin", bytes(5000), None)])).context == {"providers": ["postmark"]}
+
+
+def test_too_large_for_all_is_an_error_that_says_the_limits(db, limits):
+    limits("resend", largest=5000)
+    limits("postmark", largest=4000)
+
+    with pytest.raises(TooLarge, match=r"resend: \d+ bytes, where 5000 are the limit; postmark: \d+ .* 4000 are"):
+        mail(attachments=[("a.bin", bytes(5000), None)]).send()
+
+    assert not Message.objects.exists()
+    assert not Attachment.objects.exists()
+
+
+def test_an_attachment_weighs_what_it_weighs_on_its_way(db, limits):
+    limits("resend", largest=5000)
+    limits("postmark", largest=5000)
+
+    with pytest.raises(TooLarge):
+        mail(attachments=[("a.bin", bytes(4000), None)]).send()
+
+
+def test_too_many_recipients_is_an_error_that_says_the_limit(db, limits):
+    limits("resend", recipients=2)
+    limits("postmark", recipients=2)
+    queued(mail(to=["a@example.com"], cc=["b@example.com", "B@example.com"]))
+
+    with pytest.raises(TooManyRecipients, match="3 recipients, where 2 are the limit"):
+        mail(to=["a@example.com"], cc=["b@example.com"], bcc=["c@example.com"]).send()
+
+
+def test_the_reason_of_a_provider_names_no_address(db, settings):
+    settings.MAIL_PROVIDERS = ["resend"]
+
+    with pytest.raises(Unsupported) as caught:
+        mail(headers={"To": "everybody@example.com"}).send()
+
+    assert "everybody@" not in str(caught.value)

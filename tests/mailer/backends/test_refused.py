@@ -1,0 +1,91 @@
+"""What cannot be queued is an error at the call, and names no address."""
+
+import pytest
+from anymail.message import AnymailMessage
+from django.core.mail import (
+    BadHeaderError,
+    EmailMessage,
+)
+
+from mailer.backends import Options
+from mailer.exceptions import InvalidAddress, Unqueueable, Unsupported
+from mailer.models import Message
+from tests.mailer.backends.conftest import mail, templated, with_options
+
+
+def attached(attachment) -> EmailMessage:
+    email = mail()
+    email.attachments.append(attachment)
+    return email
+
+
+class Signed(EmailMessage):
+    def message(self):
+        return super().message()
+
+
+def encoded(encoding: str, body: str) -> EmailMessage:
+    email = mail(body=body)
+    email.encoding = encoding
+    return email
+
+
+def as_text(to: str) -> EmailMessage:
+    email = mail(bcc=["eve@example.com"])
+    email.recipients = lambda: [to]
+    email.to = to
+    return email
+
+
+REFUSED = {
+    "newline in the subject": (BadHeaderError, lambda: mail(subject="Hello\nBcc: eve@example.com")),
+    "newline in a recipient": (BadHeaderError, lambda: mail(to=["ada@example.com\nBcc: eve@example.com"])),
+    "newline in the sender": (BadHeaderError, lambda: mail(from_email="x@example.com\r\nBcc: eve@example.com")),
+    "newline in a header": (BadHeaderError, lambda: mail(headers={"X-Y": "z\rBcc: eve@example.com"})),
+    "newline in a header's name": (BadHeaderError, lambda: mail(headers={"X-Y: z\nBcc": "eve@example.com"})),
+    "newline in a file's name": (BadHeaderError, lambda: mail(attachments=[("a\nb", "c", "text/plain")])),
+    "newline in a reply-to": (BadHeaderError, lambda: mail(reply_to=["a@example.com\n"])),
+    "no address": (InvalidAddress, lambda: mail(cc=["eve"])),
+    "no address to reply to": (InvalidAddress, lambda: mail(reply_to=["eve"])),
+    "no sender": (InvalidAddress, lambda: mail(from_email="nobody")),
+    "too long an address": (InvalidAddress, lambda: mail(to=[f"{'a' * 64}@{'b.' * 100}example.com"])),
+    "a set": (Unqueueable, lambda: AnymailMessage("s", "b", None, ["ada@example.com"], metadata={"a": {1}})),
+    "a number that is none": (
+        Unqueueable,
+        lambda: AnymailMessage("s", "b", None, ["ada@example.com"], metadata={"a": float("nan")}),
+    ),
+    "a key that is no text": (
+        Unqueueable,
+        lambda: AnymailMessage("s", "b", None, ["ada@example.com"], metadata={1: "a"}),
+    ),
+    "a time that is none": (Unqueueable, lambda: AnymailMessage("s", "b", None, ["ada@example.com"], send_at="noon")),
+    "NUL": (Unqueueable, lambda: mail(body="a\0b")),
+    "half a character": (Unqueueable, lambda: mail(body="a\ud800")),
+    "half a character in a file": (Unqueueable, lambda: attached(("a.txt", "\ud800", "text/plain"))),
+    "an open file": (Unqueueable, lambda: attached(("a.txt", open, "text/plain"))),
+    "no attachment": (Unqueueable, lambda: attached("a.txt")),
+    "MIME of its own": (Unqueueable, lambda: Signed("s", "b", None, ["ada@example.com"])),
+    "an encoding that lacks its letters": (Unqueueable, lambda: encoded("ascii", "ü")),
+    "an encoding that does not exist": (Unqueueable, lambda: encoded("klingon", "ü")),
+    "a template, where no provider has them": (Unsupported, templated),
+    "options that are none": (TypeError, lambda: with_options({"priority": "high"})),
+    "a key that is too long": (Unqueueable, lambda: with_options(Options(dedupe_key="k" * 194))),
+    "text for a list": (TypeError, lambda: as_text("ada@example.com")),
+}
+
+
+@pytest.mark.parametrize("case", sorted(REFUSED))
+def test_what_cannot_be_queued_is_an_error_at_the_call(db, settings, case):
+    settings.MAIL_PROVIDERS = ["resend"]
+    error, make = REFUSED[case]
+
+    with pytest.raises(error) as caught:
+        make().send()
+
+    assert "@" not in str(caught.value)
+    assert not Message.objects.exists()
+
+
+def test_a_wrong_priority_is_an_error_before_the_call():
+    with pytest.raises(ValueError, match="'urgent' is not one of now, high, medium, low"):
+        Options(priority="urgent")
