@@ -1,0 +1,10 @@
+"""By https://djoser.readthedocs.io/en/latest/getting_started.html, with its activation mail."""
+
+from bench.peers.settings import *  # noqa: F403
+from bench.peers.settings import INSTALLED_APPS
+
+INSTALLED_APPS = [*INSTALLED_APPS, "djoser"]
+ROOT_URLCONF = "bench.peers.djoser.urls"
+DJOSER = {"SEND_ACTIVATION_EMAIL": True, "ACTIVATION_URL": "activate/{uid}/{token}"}
+DOMAIN = "accounts.example.com"
+SITE_NAME = "Example"
