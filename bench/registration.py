@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +35,7 @@ from tests.chaos.ground import PATIENCE, ROOT, Program, Provider, serving, until
 
 CONNECTIONS: Final = 8
 LATENCY_MS: Final = 200
-PASSWORD: Final = "a-violet-Zeppelin-over-Lisbon"
+PASSWORD: Final = "a-violet-Zeppelin-over-Lisbon"  # noqa: S105  # nobody's
 GRANIAN: Final = ("-m", "granian", "--http", "1", "--no-ws", "--log-level", "error", "--workers", "2")
 THEIRS: Final = ROOT / ".run" / "bench-venv" / "bin" / "python"
 OUR_HASHER: Final = "users.hashers.Argon2idHasher"
@@ -270,7 +270,9 @@ def main() -> int:
     options = parser.parse_args()
     directory = ROOT / ".run" / "bench-registration"
     directory.mkdir(parents=True, exist_ok=True)
-    chosen = [side for side in sides() if options.only is None or side.name.startswith("ours") or side.name in options.only]
+    chosen = [
+        side for side in sides() if options.only is None or side.name.startswith("ours") or side.name in options.only
+    ]
     reached = play(options.rounds, chosen, directory, sys.stdout.write)
     sys.stdout.write(json.dumps({"reached": reached}) + "\n")
     return 0 if reached else 1

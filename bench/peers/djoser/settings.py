@@ -1,4 +1,4 @@
-"""By https://djoser.readthedocs.io/en/latest/getting_started.html, with its activation mail."""
+"""By djoser's documentation (getting_started.rst, settings.rst), with its activation mail."""
 
 from bench.peers.settings import *  # noqa: F403
 from bench.peers.settings import INSTALLED_APPS

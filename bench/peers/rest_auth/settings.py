@@ -1,4 +1,4 @@
-"""By https://dj-rest-auth.readthedocs.io/en/latest/getting-started/installation, with allauth's mandatory verification."""
+"""By dj-rest-auth's documentation (getting-started/installation.md), with allauth's mandatory verification."""
 
 from bench.peers.settings import *  # noqa: F403
 from bench.peers.settings import INSTALLED_APPS, MIDDLEWARE
