@@ -7,6 +7,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt
+BENCH_VENV := .run/bench-venv
+BENCH_INSTALLED := $(BENCH_VENV)/.installed
 COMPILE := $(PY) -m piptools compile --quiet --allow-unsafe --generate-hashes --strip-extras --no-emit-find-links \
 	--no-emit-index-url --no-emit-options --no-emit-trusted-host
 
@@ -19,7 +21,7 @@ SYSTEM_PACKAGES := rabbitmq-server:tests-of-the-RabbitMQ-broker
 POLICY := /usr/sbin/policy-rc.d
 
 .DEFAULT_GOAL := help
-.PHONY: help install run manage demo test chaos chaos-long flood fuzz bench-webhooks lint lint-django system-packages lock clean
+.PHONY: help install run manage demo test chaos chaos-long flood fuzz bench-webhooks bench-registration lint lint-django system-packages lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +55,9 @@ fuzz: $(INSTALLED) ## feed all webhooks' parsers and verifiers with mutated requ
 bench-webhooks: $(INSTALLED) ## measure the webhooks' door beside a plain Anymail receiver (ARGS="--rounds 9")
 	@$(PY) -m project.embedded --name bench -- $(PY) -m bench.webhooks $(ARGS)
 
+bench-registration: $(INSTALLED) $(BENCH_INSTALLED) ## measure registration beside djoser and dj-rest-auth (ARGS="--rounds 7")
+	@$(PY) -m project.embedded --name bench -- $(PY) -m bench.registration $(ARGS)
+
 lint: $(INSTALLED) ## check format, types, imports, migrations, deployment settings and the OpenAPI schema
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -70,6 +75,7 @@ lint-django:
 lock: $(INSTALLED) ## compile requirements*.in to pinned requirements*.txt (ARGS=--upgrade for newer versions)
 	$(COMPILE) $(ARGS) --output-file requirements.txt requirements.in
 	$(COMPILE) $(ARGS) --output-file requirements-dev.txt requirements-dev.in
+	$(COMPILE) $(ARGS) --output-file bench/requirements.txt bench/requirements.in
 
 clean: ## remove what the other targets made: .venv, .run, caches
 	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
@@ -80,6 +86,12 @@ $(INSTALLED): $(REQUIREMENTS)
 	$(PYTHON) is %d.%d: make PYTHON=/path/to/a/later/python" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes $(REQUIREMENTS:%=-r %)
+	@touch $@
+
+# What is measured beside the service has an environment of its own.
+$(BENCH_INSTALLED): bench/requirements.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.txt
 	@touch $@
 
 # As root on Debian the packages are installed, and none of their services started; elsewhere what is missing, and what
