@@ -82,23 +82,29 @@ def world(tmp_path_factory):
 @contextmanager
 def dead(server):
     server.kill()
-    yield
-    server.start()
+    try:
+        yield
+    finally:
+        server.start()
 
 
 @contextmanager
 def silent(server):
     server.process.send_signal(signal.SIGSTOP)
-    yield
-    server.process.send_signal(signal.SIGCONT)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
 def hanging(provider):
     """It takes what comes and says nothing for a while, then cuts the connection: was it accepted?"""
     provider.faults(rate_hang=1, hang_ms=1000)
-    yield
-    provider.faults()
+    try:
+        yield
+    finally:
+        provider.faults()
 
 
 @contextmanager
@@ -108,10 +114,12 @@ def killed_worker(world):
     wait_until(lambda: world.ask("SELECT 1 FROM mailer_message WHERE state = 'sending'"))
     kill(world.worker)
     world.provider.faults()
-    yield
-    world.worker = world.service.worker()
-    # As if it were a minute later: what it held is anybody's.
-    world.ask("UPDATE mailer_message SET lease_until = now() WHERE state IN ('leased', 'sending')")
+    try:
+        yield
+    finally:
+        world.worker = world.service.worker()
+        # As if it were a minute later: what it held is anybody's.
+        world.ask("UPDATE mailer_message SET lease_until = now() WHERE state IN ('leased', 'sending')")
 
 
 @contextmanager
@@ -133,11 +141,10 @@ OUTAGES = {
 # What the web server's log says, once, of what is away and of its return.
 AWAY = {"broker": "hint_lost", "redis": "limits_not_held"}
 BACK = {"broker": "hints_taken_again", "redis": "limits_held_again"}
-
-
 # Mails to those who registered before, and that follow from `requests_of`. Who registers an address that is not
 # verified yet, with a password of their own, has it verified by a mail of their own.
 KINDS = {"verification": 3 + 4, "welcome": 1, "password_reset": 1}
+
 
 # --- What people do -----------------------------------------------------------------------------------------
 
