@@ -86,7 +86,7 @@ def issue(
 ) -> EmailChallenge:
     """Save and return a new challenge, for the user's present address unless `email`, a canonical one, is given."""
     values: list[object] = [
-        *(uuid7(), user and user.pk, renews and renews.pk, purpose.value),
+        *(uuid7(), user and user.pk, renews and renews.pk, str(purpose)),
         *(email or (user.email_canonical if user else ""), typed, password, settings.EMAIL_CHALLENGE_LIFETIME),
     ]
     [challenge] = EmailChallenge.objects.raw(_ISSUE, values)
