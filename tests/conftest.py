@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -67,6 +67,9 @@ def running(*command: str, env: Mapping[str, str], log: Path) -> Iterator[subpro
 class Simulator:
     """A provider's stand-in under test: what it accepted, and what is to go wrong at it."""
 
+    start: Callable[[], None]
+    process: subprocess.Popen[bytes]
+
     TOKEN, KEY = "postmark-token", "re_key"
     MAILJET, SENDGRID = ("mailjet-key", "mailjet-secret"), "sendgrid-key"
 
@@ -95,6 +98,7 @@ class Simulator:
         `ca` is the file by which the certificate is trusted that its variables name: it then speaks TLS.
         """
         port = free_port()
+        simulator = cls(f"{'https' if ca else 'http'}://127.0.0.1:{port}", ca)
         environ = {
             **os.environ,
             "SIMULATOR_POSTMARK_TOKEN": cls.TOKEN,
@@ -105,12 +109,21 @@ class Simulator:
             "SIMULATOR_PORT": str(port),
             "SIMULATOR_DATA": str(directory),
         }
-        log = directory / "simulator.log"
-        simulator = cls(f"{'https' if ca else 'http'}://127.0.0.1:{port}", ca)
-        with running("-m", "simulator", env=environ, log=log) as process:
-            wait_until(lambda: process.poll() is not None or simulator.is_up())
-            assert process.poll() is None, log.read_text()
+        with ExitStack() as stack:
+            simulator.start = lambda: simulator._start(stack, environ, directory / "simulator.log")
+            simulator.start()
             yield simulator
+
+    def _start(self, stack: ExitStack, environ: Mapping[str, str], log: Path) -> None:
+        process = stack.enter_context(running("-m", "simulator", env=environ, log=log))
+        wait_until(lambda: process.poll() is not None or self.is_up())
+        assert process.poll() is None, log.read_text()
+        self.process = process
+
+    def kill(self) -> None:
+        """Kill it as a crash would; `start()` brings it back at the same address, with the mails it had."""
+        self.process.kill()
+        self.process.wait()
 
     def is_up(self) -> bool:
         try:

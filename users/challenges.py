@@ -20,6 +20,7 @@ from django.db import connection, transaction
 from django.db.models import Count, F, Q
 from django.db.models.functions import Now
 from django.utils.crypto import constant_time_compare, salted_hmac
+from uuid_utils.compat import uuid7
 
 from users.models import ChallengeQuerySet, EmailChallenge, User
 
@@ -84,18 +85,23 @@ def issue(
     renews: EmailChallenge | None = None,
 ) -> EmailChallenge:
     """Save and return a new challenge, for the user's present address unless `email`, a canonical one, is given."""
-    challenge = EmailChallenge.objects.create(
-        user=user,
-        purpose=purpose,
-        email=email or (user.email_canonical if user else ""),
-        typed=typed,
-        password=password,
-        renews=renews,
-        expires_at=Now() + settings.EMAIL_CHALLENGE_LIFETIME,
-    )
-    # The database's clock set the expiry, and the link's signature covers it.
-    challenge.refresh_from_db(fields=["created_at", "expires_at"])
+    values: list[object] = [
+        *(uuid7(), user and user.pk, renews and renews.pk, str(purpose)),
+        *(email or (user.email_canonical if user else ""), typed, password, settings.EMAIL_CHALLENGE_LIFETIME),
+    ]
+    [challenge] = EmailChallenge.objects.raw(_ISSUE, values)
+    challenge.user, challenge.renews = user, renews
+    if user is not None:
+        user.last_issued = challenge
     return challenge
+
+
+# The database's clock sets the expiry, and the link's signature covers it: so it is read back, by the same statement.
+_ISSUE: Final = f"""
+INSERT INTO {EmailChallenge._meta.db_table}
+    (id, user_id, renews_id, purpose, email, typed, password, created_at, expires_at, attempts)
+VALUES (%s, %s, %s, %s, %s, %s, %s, statement_timestamp(), statement_timestamp() + %s, 0)
+RETURNING *"""
 
 
 # --- What the mail holds ----------------------------------------------------------------------------------

@@ -83,8 +83,7 @@ def _registrations(address: str) -> ChallengeQuerySet:
 
 def _first(user: User) -> UUID:
     user.save()
-    newest = user.challenges.order_by("-created_at").values_list("pk", flat=True).first()
-    return newest or uuid7()
+    return user.last_issued.pk if user.last_issued else uuid7()
 
 
 def _another(address: str, encoded: str, owner: User) -> UUID:

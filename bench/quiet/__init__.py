@@ -1,0 +1,1 @@
+"""The service, but that nobody is written to: what registration costs without its mail."""
