@@ -60,9 +60,9 @@ WITH_CHROMIUM = [
 # --- The service ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def deployment(tmp_path_factory, django_db_setup, django_db_blocker) -> Iterator[tuple[Service, Simulator]]:
-    """(service, provider), with what they remember, for all tests of a module: each has addresses of its own."""
+    """(service, provider), with what they remember, for all tests here: each has addresses of its own."""
     directory = tmp_path_factory.mktemp("browser")
     valkey = Valkey(directory / "valkey", volatile=True)
     with django_db_blocker.unblock(), ExitStack() as ends:
@@ -77,12 +77,12 @@ def deployment(tmp_path_factory, django_db_setup, django_db_blocker) -> Iterator
         yield service, provider
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def service(deployment) -> Service:
     return deployment[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def provider(deployment) -> Simulator:
     return deployment[1]
 
@@ -155,7 +155,7 @@ def _old_token(address: str, purpose: Purpose, email: str, *, expired: bool) -> 
     return challenges.link_token(challenge)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def people(service, provider) -> People:
     return People(service, provider)
 
@@ -163,10 +163,10 @@ def people(service, provider) -> People:
 # --- The browser ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chromium(deployment) -> Iterator[Browser]:
     with pytest.MonkeyPatch.context() as patch, sync_playwright() as playwright:
-        # The driver's event loop is this thread's for the time of the module: so Django takes all of it for one.
+        # The driver's event loop is this thread's for all that time: so Django takes all of it for one.
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
@@ -299,10 +299,8 @@ def visiting(service: Service, chromium: Browser, device: Device) -> Iterator[Vi
         someone.check()
 
 
-def violations(page: Page, *rules: str) -> list[str]:
-    """Return what axe-core finds wrong with a page: by all its rules, or by those that are named."""
-    options: dict[str, Any] = {"resultTypes": ["violations"]}
-    if rules:
-        options["runOnly"] = {"type": "rule", "values": list(rules)}
-    found = Axe().run(page, options=options).response["violations"]
+def violations(page: Page) -> list[str]:
+    """Return what axe-core finds wrong with a page as it is shown now."""
+    page.evaluate(Axe().axe_script)
+    found = page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
     return [f"{each['id']}: {node['html']}" for each in found for node in each["nodes"]]
