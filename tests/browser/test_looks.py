@@ -118,6 +118,8 @@ def looked_at(page) -> Iterator[str]:
         box = control.bounding_box()
         if box["height"] < 44 or box["width"] < 44:
             yield f"has something smaller than a finger: {box}"
+    if "delivered+" in page.content():
+        yield "tells an address to who has found the link"
     if len(page.content().encode()) > 15_000:
         yield "is large"
 

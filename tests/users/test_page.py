@@ -235,6 +235,16 @@ def test_an_upload_is_not_written_to_the_disk(client, monkeypatch):
     assert made == []
 
 
+def test_the_page_of_a_language_that_only_mails_are_written_in_is_in_the_default(client, token, settings):
+    settings.LANGUAGES = [*settings.LANGUAGES, ("fr", "French"), ("de-at", "Austrian German")]
+
+    french = client.get(URL, {"token": token}, headers={"Accept-Language": "fr"}).content.decode()
+    austrian = client.get(URL, {"token": token}, headers={"Accept-Language": "de-AT"}).content.decode()
+
+    assert '<html lang="en">' in french
+    assert '<html lang="de">' in austrian
+
+
 @pytest.mark.parametrize(
     ("accepted", "language", "button"),
     [
