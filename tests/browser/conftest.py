@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -185,25 +186,24 @@ class Device:
     scripts: bool = True
     keyboard: bool = False
 
-    def context(self, browser: Browser, address: str) -> BrowserContext:
+    def context(self, browser: Browser) -> BrowserContext:
         return browser.new_context(
             viewport={"width": self.width, "height": self.height},
             color_scheme="dark" if self.dark else "light",
             locale=self.language,
             java_script_enabled=self.scripts,
             has_touch=self.width < 500,
-            extra_http_headers={"X-Forwarded-For": address},
         )
 
 
 @dataclass
 class Visitor:
-    """Somebody at a browser that has never been here, and all that it did and complained of."""
+    """Somebody at a browser, and all that it did and complained of."""
 
     page: Page
     device: Device
     origin: str
-    address: str
+    address: str = ""
     requests: list[Request] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
@@ -212,6 +212,13 @@ class Visitor:
         self.page.on("request", self._asked)
         self.page.on("pageerror", self._failed)
         self.page.on("console", self._said)
+
+    def arrive(self) -> None:
+        """Be somebody who has never been here, from an address of their own."""
+        self.address = f"192.0.2.{next(_numbers) % 250 + 1}"
+        self.page.context.set_extra_http_headers({"X-Forwarded-For": self.address})
+        self.requests.clear()
+        self.complaints.clear()
 
     def _asked(self, request: Request) -> None:
         self.requests.append(request)
@@ -283,20 +290,35 @@ class Visitor:
         assert self.page.context.cookies() == []
 
 
-@pytest.fixture
-def visitor(service, chromium) -> Iterator[Callable[..., Visitor]]:
-    """Make visitors, by what is special about their device; each is checked in the end."""
-    with ExitStack() as ends:
-        yield lambda **special: ends.enter_context(visiting(service, chromium, Device(**special)))
+class Visitors:
+    """Visitors by their device. Since pages leave nothing behind, which is checked, one may be the next one, too."""
 
+    def __init__(self, browser: Browser, origin: str) -> None:
+        self._browser = browser
+        self._origin = origin
+        self._idle: dict[Device, list[Visitor]] = defaultdict(list)
 
-@contextmanager
-def visiting(service: Service, chromium: Browser, device: Device) -> Iterator[Visitor]:
-    address = f"192.0.2.{next(_numbers) % 250 + 1}"
-    with device.context(chromium, address) as context:
-        someone = Visitor(context.new_page(), device, service.url, address)
+    @contextmanager
+    def visiting(self, device: Device) -> Iterator[Visitor]:
+        """Have somebody come; they are checked when they leave."""
+        idle = self._idle[device]
+        someone = idle.pop() if idle else Visitor(device.context(self._browser).new_page(), device, self._origin)
+        someone.arrive()
         yield someone
         someone.check()
+        idle.append(someone)
+
+
+@pytest.fixture(scope="package")
+def visitors(service, chromium) -> Visitors:
+    return Visitors(chromium, service.url)
+
+
+@pytest.fixture
+def visitor(visitors) -> Iterator[Callable[..., Visitor]]:
+    """Make visitors, by what is special about their device."""
+    with ExitStack() as ends:
+        yield lambda **special: ends.enter_context(visitors.visiting(Device(**special)))
 
 
 def violations(page: Page) -> list[str]:

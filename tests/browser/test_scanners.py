@@ -9,7 +9,7 @@ import requests
 
 from mailer.kinds import KINDS
 from mailer.models import Message
-from tests.browser.conftest import WITH_CHROMIUM, Device, in_database, visiting
+from tests.browser.conftest import WITH_CHROMIUM, Device, in_database
 from tests.conftest import wait_until
 from tests.journeys.conftest import PASSWORD
 from users.models import EmailChallenge, User
@@ -66,8 +66,8 @@ def everything():
 
 
 @pytest.fixture
-def scanner(service, chromium, people) -> Iterator[Scanner]:
-    with visiting(service, chromium, Device()) as visitor:
+def scanner(visitors, people) -> Iterator[Scanner]:
+    with visitors.visiting(Device()) as visitor:
         yield Scanner(people, visitor)
 
 
