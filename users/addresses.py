@@ -85,6 +85,15 @@ def _canonical(typed: str) -> str:
     return result
 
 
+def of_person(address: str) -> str:
+    """Return the canonical form of an address that a person may have. Raises `ValidationError` for any other text."""
+    # Nothing that long is looked at closely. Programs have addresses, too, and never come this way.
+    found = canonical(address) if len(address) <= MAX_LENGTH else ""
+    if not found or found.rpartition("@")[2] == SERVICE_DOMAIN:
+        raise ValidationError(_("Enter a valid email address."), code="invalid")
+    return found
+
+
 @functools.lru_cache(maxsize=4096)  # most people share a few domains
 def _encoded(domain: str) -> str:
     """Return a domain in IDNA form, by the UTS 46 mapping, as browsers and mail programs do it before the lookup."""

@@ -130,6 +130,16 @@ def request_verification(email_canonical: str) -> None:
         _renew(email_canonical, _registrations(email_canonical).first(), owner)
 
 
+def renew(over: EmailChallenge) -> None:
+    """Have the mail of a link that has expired sent again, for the registration that it belongs to.
+
+    That is not always the last one of the address: then it would be confirmed with the password of somebody else.
+    """
+    with transaction.atomic():
+        challenges.hold(over.email)
+        _renew(over.email, over.renews or over, _owner_of(over.email))
+
+
 def _renew(address: str, registration: EmailChallenge | None, owner: User | None) -> None:
     if not challenges.may_ask_again(_asked(address)):
         return

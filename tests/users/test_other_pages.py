@@ -4,10 +4,9 @@ import re
 from datetime import timedelta
 
 import pytest
-from django.template.loader import render_to_string
 from django.test import Client
 
-from tests.users.test_page import sentences, text_of
+from tests.users.test_page import text_of
 from users import challenges
 from users.challenges import link_token
 from users.models import EmailChallenge, User
@@ -99,7 +98,7 @@ def test_a_link_used_before(browser, user, purpose):
         browser.post(URLS[purpose], {"token": token, "password": PASSWORD}),
     ):
         assert response.status_code == (200 if purpose is Purpose.CHANGE_EMAIL else 410)
-        assert "<button" not in response.content.decode()
+        assert f'action="{URLS[purpose]}"' not in response.content.decode()
 
 
 @EVERY
@@ -110,7 +109,7 @@ def test_a_link_that_has_expired(client, user, settings, purpose, method):
     response = getattr(client, method)(URLS[purpose], {"token": link(user, purpose), "password": PASSWORD})
 
     assert response.status_code == 410
-    assert "<button" not in response.content.decode()
+    assert f'action="{URLS[purpose]}"' not in response.content.decode()
 
 
 @EVERY
@@ -137,23 +136,6 @@ def test_the_field_for_the_password_has_a_label_and_helps_password_managers(clie
 
     assert '<label for="password">' in page
     assert 'id="password" name="password" autocomplete="new-password"' in page
-
-
-@pytest.mark.parametrize(
-    ("page", "outcome"),
-    [
-        *(("change_email", outcome) for outcome in ("verified", "already_verified", "expired", "invalid", None)),
-        *(("reset_password", outcome) for outcome in ("done", "used", "expired", "invalid", None)),
-    ],
-)
-def test_the_page_has_other_words_for_every_outcome_in_every_language(page, outcome):
-    english, german = (
-        render_to_string(f"users/{folder}{page}.html", {"outcome": outcome, "token": "t"}).partition("<main")[2]
-        for folder in ("", "de/")
-    )
-
-    assert re.findall(r"<[^>]+>", english) == re.findall(r"<[^>]+>", german)
-    assert not sentences(english) & sentences(german)
 
 
 @EVERY
