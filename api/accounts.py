@@ -1,10 +1,11 @@
 """Register, verify an address, look at one's own account."""
 
 import re
-from typing import Any
+from typing import Any, Final
 
 from django.conf import settings
 from django.contrib.auth import password_validation
+from django.contrib.auth.password_validation import MinimumLengthValidator
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.utils.translation import get_language_from_request
 from drf_spectacular.utils import (
@@ -28,7 +29,11 @@ from users.addresses import MAX_LENGTH, SERVICE_DOMAIN, canonical, is_blocked
 from users.challenges import RESEND_AFTER, Outcome
 from users.models import MAX_PASSWORD, User
 
+# What JSON has as text, and PostgreSQL has not, is refused.
+NO_NUL: Final = {"type": "string", "pattern": r"^[^\u0000]*$"}
 
+
+@extend_schema_field(NO_NUL)
 class TextField(serializers.CharField):
     """Text and nothing else: DRF would write a number out, and 1e3 as a password is `1000.0`."""
 
@@ -39,6 +44,7 @@ class TextField(serializers.CharField):
         return super().to_internal_value(data)
 
 
+@extend_schema_field({"type": "string", "format": "email", "maxLength": MAX_LENGTH})
 class AddressField(TextField):
     """An address as typed; a bad one is an error, whoever has it."""
 
@@ -70,11 +76,25 @@ class NewAddressField(AddressField):
         return address
 
 
+@extend_schema_field({**NO_NUL, "format": "password", "maxLength": MAX_PASSWORD})
 class PasswordField(TextField):
     """A password, to the last space."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(max_length=MAX_PASSWORD, trim_whitespace=False, write_only=True, **kwargs)
+
+
+def _shortest() -> int:
+    """Return how many characters a new password has at least."""
+    validators = password_validation.get_default_password_validators()
+    bounds = [each.min_length for each in validators if isinstance(each, MinimumLengthValidator)]
+    return max(bounds, default=1)
+
+
+class NewPasswordField(PasswordField):
+    """A password to have from now on; `judge` says whether it may be one."""
+
+    shortest = _shortest()
 
 
 class LocaleField(serializers.ChoiceField):
@@ -99,7 +119,7 @@ class RegistrationSerializer(serializers.Serializer[Any]):
     """Who wants to register."""
 
     email = NewAddressField()
-    password = PasswordField()
+    password = NewPasswordField()
     locale = LocaleField(required=False, help_text="Default: from `Accept-Language`.")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 import django_filters
-from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
+from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_field, extend_schema_view
 from rest_framework import generics, serializers
 from rest_framework.permissions import BasePermission, IsAuthenticated
 from rest_framework.request import Request
@@ -27,7 +27,9 @@ class AuditFilter(StrictFilterSet):
     """The filters; all of them exact."""
 
     action = one_of(AuditEntry.Action.values, "There is no such action.")
-    user_id = django_filters.NumberFilter(min_value=1, max_value=2**63 - 1, decimal_places=0)
+    user_id = extend_schema_field({"type": "integer", "format": "int64", "minimum": 1})(
+        django_filters.NumberFilter(min_value=1, max_value=2**63 - 1, decimal_places=0)
+    )
     after = django_filters.IsoDateTimeFilter(field_name="at", lookup_expr="gte")
     before = django_filters.IsoDateTimeFilter(field_name="at", lookup_expr="lt")
 

@@ -13,8 +13,8 @@ from api.accounts import (
     AcceptedSerializer,
     EmailSerializer,
     NewAddressField,
+    NewPasswordField,
     OwnPasswordSerializer,
-    PasswordField,
     TokenSerializer,
     VerifiedSerializer,
     accepted,
@@ -39,7 +39,7 @@ class ChangeEmailSerializer(OwnPasswordSerializer):
 class ChangePasswordSerializer(OwnPasswordSerializer):
     """The password to have from now on."""
 
-    new_password = PasswordField()
+    new_password = NewPasswordField()
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Judge the new password."""
@@ -50,7 +50,7 @@ class ChangePasswordSerializer(OwnPasswordSerializer):
 class NewPasswordSerializer(TokenSerializer):
     """A link's token, and the password to have from now on."""
 
-    password = PasswordField()
+    password = NewPasswordField()
 
 
 class ChangeEmailView(PrivateView):

@@ -52,6 +52,12 @@ class TokenAuthentication(knox.auth.TokenAuthentication):  # type: ignore[misc] 
 class View(APIView):
     """What no cache may keep, since it is about one person."""
 
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Refuse a method that is not there before anybody is asked who they are: which ones are, is no secret."""
+        if request.method not in self.allowed_methods:
+            self.http_method_not_allowed(request)
+        super().initial(request, *args, **kwargs)
+
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
         """Say so."""
         response = super().finalize_response(request, response, *args, **kwargs)

@@ -3,7 +3,7 @@
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 from drf_spectacular.utils import OpenApiExample, extend_schema
@@ -28,6 +28,8 @@ AMONG: Final = 10_000
 # Seconds after which a request begins nothing more, and receipts that it replays between two looks at the clock.
 SECONDS: Final = 10.0
 STEP: Final = 10
+# By what receipts are named, where not by their ids.
+NARROWING: Final = ("provider", "state", "received_after", "received_before")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,11 @@ class Place:
 class SelectionSerializer(ReplaySerializer):
     """Which receipts to replay: those with these ids, or all that the other fields name together."""
 
-    ids = serializers.ListField(child=serializers.UUIDField(), max_length=LIMIT, required=False, allow_empty=False)
+    composed: ClassVar = {"oneOf": [{"required": ["ids"]}, {"anyOf": [{"required": [name]} for name in NARROWING]}]}
+
+    ids = serializers.ListField(
+        child=serializers.UUIDField(), min_length=1, max_length=LIMIT, required=False, allow_empty=False
+    )
     provider = serializers.ChoiceField(sorted(WEBHOOKS), required=False)
     state = serializers.ChoiceField(WebhookReceipt.State.choices, required=False)
     received_after = serializers.DateTimeField(required=False, help_text="Those that came then or later.")
@@ -77,9 +83,6 @@ class SelectionSerializer(ReplaySerializer):
         if ("ids" in attrs) == any(name in attrs for name in NARROWING):
             raise serializers.ValidationError({"ids": [f"Name receipts by ids, or by {', '.join(NARROWING)}."]})
         return attrs
-
-
-NARROWING: Final = ("provider", "state", "received_after", "received_before")
 
 
 class FailureSerializer(serializers.Serializer[Any]):

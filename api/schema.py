@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
-from drf_spectacular.utils import OpenApiExample, OpenApiResponse
+from drf_spectacular.utils import OpenApiExample, OpenApiResponse, PolymorphicProxySerializer
 
 from api.problems import CONTENT_TYPE, ProblemSerializer
 
@@ -74,31 +74,41 @@ def _problem(status: int, code: str, detail: str, errors: list[dict[str, str]]) 
     }
 
 
-def tell_of_retry_after(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """Add the header to each answer that has it: a hook of drf-spectacular's, which knows headers by operation only."""
-    header = {
-        "description": "Seconds after which to try again.",
-        "required": True,
-        "schema": {"type": "integer", "minimum": 1},
-    }
-    for path in result["paths"].values():
-        for operation in path.values():
-            for status in {"429", "503"} & {*operation["responses"]}:
-                operation["responses"][status]["headers"] = {"Retry-After": header}
-    return result
-
-
 class Schema(AutoSchema):
-    """drf-spectacular's, with a body for a DELETE whose `request` is given by media type."""
+    """drf-spectacular's, with what serializers cannot tell it.
+
+    A body for a DELETE whose `request` is given by media type. In an answer every property is there, but those in the
+    serializer's `may_lack`. What a serializer's `composed` says of its fields together is part of its schema, and so is
+    the `shortest` text that a field takes, where another than the field finds that out.
+    """
 
     def _get_request_body(self, direction: str = "request") -> Any:
-        if self.method != "DELETE" or not isinstance(self.get_request_serializer(), dict):
-            return super()._get_request_body(direction)  # type: ignore[no-untyped-call]  # has none
-        self.method = "POST"  # else it looks no further
-        try:
-            return super()._get_request_body(direction)  # type: ignore[no-untyped-call]  # has none
-        finally:
-            self.method = "DELETE"
+        if self.method == "DELETE" and isinstance(self.get_request_serializer(), dict):
+            self.method = "POST"  # else it looks no further
+            try:
+                return super()._get_request_body(direction)  # type: ignore[no-untyped-call]  # has none
+            finally:
+                self.method = "DELETE"
+        body = super()._get_request_body(direction)  # type: ignore[no-untyped-call]  # has none
+        if body and _is_composed(self.get_request_serializer()):
+            body["required"] = True
+        return body
+
+    def _get_serializer_field_meta(self, field: Any, direction: str) -> dict[str, Any]:
+        meta: dict[str, Any] = super()._get_serializer_field_meta(field, direction)  # type: ignore[no-untyped-call]  # has none
+        return meta | ({"minLength": field.shortest} if hasattr(field, "shortest") else {})
+
+    def _map_serializer(self, serializer: Any, direction: str, bypass_extensions: Any = False) -> dict[str, Any]:  # noqa: FBT002  # its signature
+        schema: dict[str, Any] = super()._map_serializer(serializer, direction, bypass_extensions)  # type: ignore[no-untyped-call]  # has none
+        if isinstance(serializer, PolymorphicProxySerializer):
+            return {"anyOf": schema["oneOf"]}  # what fits two of them will do as well
+        if direction == "response" and "properties" in schema:
+            schema["required"] = sorted({*schema["properties"]} - {*getattr(serializer, "may_lack", ())})
+        return schema | getattr(serializer, "composed", {})
+
+
+def _is_composed(serializer: Any) -> bool:
+    return isinstance(serializer, PolymorphicProxySerializer) or hasattr(serializer, "composed")
 
 
 class KnoxScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

@@ -119,6 +119,23 @@ class TestMethods:
 
 
 @pytest.mark.django_db
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/api/v1/accounts/me", {"GET", "PATCH", "DELETE", "HEAD", "OPTIONS"}),
+        ("TRACE", "/api/v1/auth/tokens", {"GET", "POST", "HEAD", "OPTIONS"}),
+        ("DELETE", "/api/v1/deliveries", {"GET", "HEAD", "OPTIONS"}),
+        ("GET", "/api/v1/accounts/register", {"POST", "OPTIONS"}),
+    ],
+)
+def test_a_method_that_is_not_there_is_told_to_anyone(anyone, method, path, allowed):
+    response = anyone.generic(method, path)
+
+    problem_of(response, 405, "method_not_allowed")
+    assert {*response["Allow"].split(", ")} == allowed
+
+
 def test_no_csrf_token_and_no_session_is_asked_for(ada):
     client = APIClient(enforce_csrf_checks=True)
     client.force_login(ada)

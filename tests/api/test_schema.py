@@ -12,10 +12,12 @@ from django.core.management import call_command
 from django.urls import resolve
 from jsonschema import Draft202012Validator, FormatChecker
 
+from api.document import DocumentView
 from api.schema import PROBLEMS
 from mailer.models import Attempt
 from mailer.status import CHOICES
 from tests.api.conftest import PASSWORD, client_of, deliver, happen, make_user, post
+from tests.conftest import in_threads
 from users import challenges
 from users.models import EmailChallenge, User
 
@@ -342,6 +344,23 @@ class TestDocs:
 
         assert response.status_code == 200
         assert b"list_deliveries" in response.content
+
+    def test_the_document_is_written_once_for_many_who_ask_at_once(self, client, monkeypatch):
+        monkeypatch.setattr(DocumentView, "_written", {})
+        written, write = [], DocumentView._write
+        monkeypatch.setattr(DocumentView, "_write", lambda *args: written.append(write(*args)) or written[-1])
+
+        answers = in_threads(4, lambda _: client.get("/api/schema/").content)
+
+        assert len(written) == 1
+        assert answers == written * 4
+
+    def test_the_document_is_in_one_language(self, client, monkeypatch):
+        monkeypatch.setattr(DocumentView, "_written", {})
+        german = client.get("/api/schema/?lang=de", headers={"Accept-Language": "de"}).content
+        monkeypatch.setattr(DocumentView, "_written", {})
+
+        assert client.get("/api/schema/").content == german
 
     def test_the_page_is_served_to_anyone_and_names_the_document(self, client):
         response = client.get("/api/docs/")
