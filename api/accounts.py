@@ -1,12 +1,8 @@
 """Register, verify an address, look at one's own account."""
 
 import re
-from typing import Any, Final
+from typing import Any
 
-from django.conf import settings
-from django.contrib.auth import password_validation
-from django.contrib.auth.password_validation import MinimumLengthValidator
-from django.core.exceptions import ValidationError as DjangoValidationError
 from django.utils.translation import get_language_from_request
 from drf_spectacular.utils import (
     OpenApiExample,
@@ -21,98 +17,23 @@ from rest_framework.response import Response
 
 from api import throttles
 from api.doors import PrivateView, PublicView
+from api.fields import (
+    AddressField,
+    IdField,
+    LocaleField,
+    NewAddressField,
+    NewPasswordField,
+    PasswordField,
+    TextField,
+    judge,
+)
 from api.proofs import OF_CODE, OF_LINK, insist
 from api.schema import BODY, TOKEN, problems
 from mailer import retention
 from users import credentials, registration
-from users.addresses import MAX_LENGTH, SERVICE_DOMAIN, canonical, is_blocked
+from users.addresses import canonical
 from users.challenges import RESEND_AFTER, Outcome
-from users.models import MAX_PASSWORD, User
-
-# What JSON has as text, and PostgreSQL has not, is refused.
-NO_NUL: Final = {"type": "string", "pattern": r"^[^\u0000]*$"}
-
-
-@extend_schema_field(NO_NUL)
-class TextField(serializers.CharField):
-    """Text and nothing else: DRF would write a number out, and 1e3 as a password is `1000.0`."""
-
-    def to_internal_value(self, data: Any) -> str:
-        """Return the text."""
-        if not isinstance(data, str):
-            self.fail("invalid")
-        return super().to_internal_value(data)
-
-
-@extend_schema_field({"type": "string", "format": "email", "maxLength": MAX_LENGTH})
-class AddressField(TextField):
-    """An address as typed; a bad one is an error, whoever has it."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(max_length=MAX_LENGTH, **kwargs)
-
-    def to_internal_value(self, data: Any) -> str:
-        """Return the address, checked."""
-        address = super().to_internal_value(data)
-        if len(address) > MAX_LENGTH:
-            return address  # the validator of the length says so, and nothing that long is looked at closely
-        try:
-            domain = canonical(address).rpartition("@")[2]
-        except DjangoValidationError as error:
-            raise serializers.ValidationError(error.messages, code="invalid") from error
-        if domain == SERVICE_DOMAIN:  # of programs, which never come this way
-            self.fail("invalid")
-        return address
-
-
-class NewAddressField(AddressField):
-    """An address that somebody wants to have an account with; one of a domain that is not wanted is an error."""
-
-    def to_internal_value(self, data: Any) -> str:
-        """Return the address, checked, whoever has it."""
-        address = super().to_internal_value(data)
-        if len(address) <= MAX_LENGTH and is_blocked(canonical(address)):
-            raise serializers.ValidationError("Use an address of another domain.", code="domain_blocked")
-        return address
-
-
-@extend_schema_field({**NO_NUL, "format": "password", "maxLength": MAX_PASSWORD})
-class PasswordField(TextField):
-    """A password, to the last space."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(max_length=MAX_PASSWORD, trim_whitespace=False, write_only=True, **kwargs)
-
-
-def _shortest() -> int:
-    """Return how many characters a new password has at least."""
-    validators = password_validation.get_default_password_validators()
-    bounds = [each.min_length for each in validators if isinstance(each, MinimumLengthValidator)]
-    return max(bounds, default=1)
-
-
-class NewPasswordField(PasswordField):
-    """A password to have from now on; `judge` says whether it may be one."""
-
-    shortest = _shortest()
-
-
-class LocaleField(serializers.ChoiceField):
-    """A language that mails are written in."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        # DRF's own words would quote what was sent.
-        super().__init__(settings.LANGUAGES, error_messages={"invalid_choice": "There is no such language."}, **kwargs)
-
-
-def judge(password: str, user: User | None, field: str) -> None:
-    """Raise `ValidationError` for a password that is none, at `field`; `user` is whose it must not resemble."""
-    try:
-        password_validation.validate_password(password, user)
-    except DjangoValidationError as error:
-        raise serializers.ValidationError(
-            {field: serializers.as_serializer_error(error)["non_field_errors"]}
-        ) from error
+from users.models import User
 
 
 class RegistrationSerializer(serializers.Serializer[Any]):
@@ -151,7 +72,7 @@ class TokenSerializer(serializers.Serializer[Any]):
 class CodeSerializer(serializers.Serializer[Any]):
     """The code in a mail, and the registration that the mail was about."""
 
-    registration_id = serializers.UUIDField()
+    registration_id = IdField()
     code = TextField(max_length=20, help_text="Spaces and hyphens in it do not count.")
 
     def validate_code(self, value: str) -> str:

@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from api.doors import PrivateView
-from api.filters import StrictFilterSet, one_of
+from api.filters import StrictFilterSet, TimeFilter, one_of
 from api.schema import TOKEN, problems
 from users.models import AuditEntry
 
@@ -30,8 +30,8 @@ class AuditFilter(StrictFilterSet):
     user_id = extend_schema_field({"type": "integer", "format": "int64", "minimum": 1})(
         django_filters.NumberFilter(min_value=1, max_value=2**63 - 1, decimal_places=0)
     )
-    after = django_filters.IsoDateTimeFilter(field_name="at", lookup_expr="gte")
-    before = django_filters.IsoDateTimeFilter(field_name="at", lookup_expr="lt")
+    after = TimeFilter(field_name="at", lookup_expr="gte")
+    before = TimeFilter(field_name="at", lookup_expr="lt")
 
     class Meta:
         model = AuditEntry

@@ -12,16 +12,14 @@ from api.accounts import (
     ACCEPTED,
     AcceptedSerializer,
     EmailSerializer,
-    NewAddressField,
-    NewPasswordField,
     OwnPasswordSerializer,
     TokenSerializer,
     VerifiedSerializer,
     accepted,
     caller,
-    judge,
 )
 from api.doors import PrivateView, PublicView
+from api.fields import NewAddressField, NewPasswordField, judge
 from api.proofs import OF_LINK, insist
 from api.schema import BODY, TOKEN, problems
 from api.tokens import NEW_TOKEN, NewTokenSerializer

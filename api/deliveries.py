@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from api.doors import PrivateView
-from api.filters import StrictFilterSet, one_of
+from api.filters import StrictFilterSet, TimeFilter, one_of, text_filter
 from api.schema import TOKEN, problems
 from mailer import status
 from mailer.kinds import KINDS
@@ -115,17 +115,12 @@ class DeliveryFilter(StrictFilterSet):
     """The operators' filters; all of them exact, so that an index serves each."""
 
     status = _status_filter()
-    recipient = django_filters.CharFilter(
-        method="by_recipient", help_text="The whole address, in any spelling. Needs `mailer.view_recipient`."
-    )
+    recipient = text_filter("by_recipient", "The whole address, in any spelling. Needs `mailer.view_recipient`.")
     kind = one_of(KINDS, "There is no such kind.")
     provider = one_of(PROVIDERS, "There is no such provider.")
-    created_after = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="gte")
-    created_before = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="lt")
-    q = django_filters.CharFilter(
-        method="search",
-        help_text="The id of a delivery or of a message, the provider's message id, or a whole address.",
-    )
+    created_after = TimeFilter(field_name="created_at", lookup_expr="gte")
+    created_before = TimeFilter(field_name="created_at", lookup_expr="lt")
+    q = text_filter("search", "The id of a delivery or of a message, the provider's message id, or a whole address.")
 
     class Meta:
         model = DeliveryStatus

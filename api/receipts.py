@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import django_filters
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
 from rest_framework import generics, serializers
@@ -12,7 +11,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from api.doors import PrivateView
-from api.filters import StrictFilterSet, one_of
+from api.fields import FlagField
+from api.filters import StrictFilterSet, TimeFilter, one_of
 from api.schema import BODY, TOKEN, problems
 from mailer.models import VIEW_RECIPIENT
 from mailer.status import CHOICES
@@ -51,7 +51,7 @@ class ReceiptDetailSerializer(ReceiptSerializer):
 class ReplaySerializer(serializers.Serializer[Any]):
     """How to replay."""
 
-    dry_run = serializers.BooleanField(default=False, help_text="Say what would change, and change nothing.")
+    dry_run = FlagField(default=False, help_text="Say what would change, and change nothing.")
 
 
 class ChangeSerializer(serializers.Serializer[Any]):
@@ -79,8 +79,8 @@ class ReceiptFilter(StrictFilterSet):
 
     provider = one_of(WEBHOOKS, "There is no such provider.")
     state = one_of(WebhookReceipt.State.values, "There is no such state.")
-    received_after = django_filters.IsoDateTimeFilter(field_name="received_at", lookup_expr="gte")
-    received_before = django_filters.IsoDateTimeFilter(field_name="received_at", lookup_expr="lt")
+    received_after = TimeFilter(field_name="received_at", lookup_expr="gte")
+    received_before = TimeFilter(field_name="received_at", lookup_expr="lt")
 
     class Meta:
         model = WebhookReceipt

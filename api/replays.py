@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from api.doors import PrivateView
+from api.fields import IdField, NumberField, TextField
 from api.receipts import ChangeSerializer, MayReplayReceipts, ReplaySerializer
 from api.schema import BODY, TOKEN, problems
 from webhooks import replaying
@@ -54,20 +55,18 @@ class SelectionSerializer(ReplaySerializer):
 
     composed: ClassVar = {"oneOf": [{"required": ["ids"]}, {"anyOf": [{"required": [name]} for name in NARROWING]}]}
 
-    ids = serializers.ListField(
-        child=serializers.UUIDField(), min_length=1, max_length=LIMIT, required=False, allow_empty=False
-    )
+    ids = serializers.ListField(child=IdField(), min_length=1, max_length=LIMIT, required=False, allow_empty=False)
     provider = serializers.ChoiceField(sorted(WEBHOOKS), required=False)
     state = serializers.ChoiceField(WebhookReceipt.State.choices, required=False)
     received_after = serializers.DateTimeField(required=False, help_text="Those that came then or later.")
     received_before = serializers.DateTimeField(required=False, help_text="Those that came before.")
-    limit = serializers.IntegerField(
+    limit = NumberField(
         min_value=1,
         max_value=MOST,
         default=LIMIT,
         help_text="How many to replay at most; what takes long ends earlier.",
     )
-    cursor = serializers.CharField(
+    cursor = TextField(
         required=False, max_length=64, help_text="To go on, `next` of the answer before, with the same other fields."
     )
 

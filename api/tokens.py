@@ -16,8 +16,8 @@ from rest_framework.response import Response
 from rest_framework.throttling import BaseThrottle
 
 from api import throttles
-from api.accounts import AddressField, PasswordField
 from api.doors import PrivateView
+from api.fields import AddressField, PasswordField
 from api.schema import BODY, TOKEN, problems
 from users import audit, tokens
 from users.addresses import canonical
