@@ -28,7 +28,7 @@ from api.fields import (
     judge,
 )
 from api.proofs import OF_CODE, OF_LINK, insist
-from api.schema import BODY, TOKEN, problems
+from api.schema import BODY, PASSWORD, REQUIRED, TOKEN, problems
 from mailer import retention
 from users import credentials, registration
 from users.addresses import canonical
@@ -144,6 +144,7 @@ class RegisterView(PublicView):
 
     @extend_schema(
         operation_id="register",
+        summary="Register an address",
         tags=["accounts"],
         request=RegistrationSerializer,
         responses={202: RegisteredSerializer, **problems(*BODY)},
@@ -169,7 +170,8 @@ class RegisterView(PublicView):
     def post(self, request: Request) -> Response:
         """Register; the answer does not tell whether the address is taken, the mail to its owner does.
 
-        The same address and password once more, as after an answer that was lost, is the same registration.
+        The mail has a link and a code; `GET accounts/registrations/{id}` tells what becomes of it. The same address and
+        password once more, as after an answer that was lost, is the same registration.
         """
         form = RegistrationSerializer(data=request.data)
         form.is_valid(raise_exception=True)
@@ -186,9 +188,10 @@ class VerifyEmailView(PublicView):
 
     @extend_schema(
         operation_id="verify_email",
+        summary="Verify an address",
         tags=["accounts"],
         request=PolymorphicProxySerializer("Proof", [TokenSerializer, CodeSerializer], resource_type_field_name=None),
-        responses={200: VerifiedSerializer, **problems(*BODY, *OF_LINK_OR_CODE)},
+        responses={200: VerifiedSerializer, **problems(*BODY, *OF_LINK_OR_CODE, error=REQUIRED)},
         examples=[
             OpenApiExample("token", {"token": "0190a6c47b3e7c1a9d3b0f1e2d3c4b5a.Zm9v"}, request_only=True),
             OpenApiExample(
@@ -222,6 +225,7 @@ class ResendView(PublicView):
 
     @extend_schema(
         operation_id="resend_verification",
+        summary="Send the verification mail again",
         tags=["accounts"],
         request=EmailSerializer,
         responses={202: AcceptedSerializer, **problems(*BODY)},
@@ -241,14 +245,19 @@ class ResendView(PublicView):
 @extend_schema_view(
     get=extend_schema(
         operation_id="account",
+        summary="Look at one's account",
         tags=["accounts"],
         responses={200: AccountSerializer, **problems(*TOKEN)},
         examples=[_SHOWN],
     ),
     patch=extend_schema(
         operation_id="change_account",
+        summary="Change one's language",
         tags=["accounts"],
-        responses={200: AccountSerializer, **problems(*BODY, *TOKEN)},
+        responses={
+            200: AccountSerializer,
+            **problems(*BODY, *TOKEN, error=("#/locale", "invalid_choice", "There is no such language.")),
+        },
         examples=[OpenApiExample("language", {"locale": "de"}, request_only=True), _SHOWN],
     ),
 )
@@ -262,11 +271,16 @@ class MeView(PrivateView, generics.RetrieveUpdateAPIView[User]):
         """Return the caller."""
         return caller(self.request)
 
+    def patch(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Change the language that mails are written in. What concerns safety has addresses of its own."""
+        return super().patch(request, *args, **kwargs)
+
     @extend_schema(
         operation_id="delete_account",
+        summary="Delete one's account",
         tags=["accounts"],
         request={"application/json": OwnPasswordSerializer},
-        responses={204: None, **problems(*BODY, *TOKEN)},
+        responses={204: None, **problems(*BODY, *TOKEN, error=PASSWORD)},
         examples=[OpenApiExample("password", {"password": "correct horse battery"}, request_only=True)],
     )
     def delete(self, request: Request) -> Response:

@@ -5,11 +5,9 @@ from typing import ClassVar
 import django_filters
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_field, extend_schema_view
 from rest_framework import generics, serializers
-from rest_framework.permissions import BasePermission, IsAuthenticated
-from rest_framework.request import Request
-from rest_framework.views import APIView
+from rest_framework.permissions import IsAuthenticated
 
-from api.doors import PrivateView
+from api.doors import Holds, PrivateView
 from api.filters import StrictFilterSet, TimeFilter, one_of
 from api.schema import TOKEN, problems
 from users.models import AuditEntry
@@ -38,13 +36,8 @@ class AuditFilter(StrictFilterSet):
         fields: ClassVar[list[str]] = []
 
 
-class MaySeeAudit(BasePermission):
-    """Django's permission is the scope."""
-
-    def has_permission(self, request: Request, view: APIView) -> bool:
-        """Ask for `users.view_auditentry`."""
-        del view
-        return bool(request.user.has_perm("users.view_auditentry"))
+class MaySeeAudit(Holds):
+    permission = "users.view_auditentry"
 
 
 _ENTRY = {
@@ -61,16 +54,19 @@ _ENTRY = {
 @extend_schema_view(
     get=extend_schema(
         operation_id="list_audit",
+        summary="List what happened to accounts",
         tags=["audit"],
         responses={
             200: AuditEntrySerializer(many=True),
-            **problems("invalid", *TOKEN, "permission_denied", query=True),
+            **problems(
+                "invalid", *TOKEN, "permission_denied", error=("action", "invalid_choice", "There is no such action.")
+            ),
         },
         examples=[OpenApiExample("entry", _ENTRY, response_only=True, status_codes=["200"])],
     )
 )
 class AuditList(PrivateView, generics.ListAPIView[AuditEntry]):
-    """What happened to accounts, newest first. For operators: needs `users.view_auditentry`."""
+    """What happened to accounts, newest first: who did it, when and from where."""
 
     permission_classes = (IsAuthenticated, MaySeeAudit)
     queryset = AuditEntry.objects.all()

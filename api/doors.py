@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import knox.auth
 from rest_framework import exceptions
@@ -63,6 +63,22 @@ class View(APIView):
         response = super().finalize_response(request, response, *args, **kwargs)
         response["Cache-Control"] = "no-store"
         return response
+
+
+class Holds(BasePermission):
+    """Who holds a permission of Django's: they are the scopes."""
+
+    permission: ClassVar[str]
+
+    @property
+    def lets_in(self) -> str:
+        """Say whom, for the document."""
+        return f"For operators: needs `{self.permission}`."
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        """Ask for it."""
+        del view
+        return bool(request.user.has_perm(self.permission))
 
 
 class PublicView(View):

@@ -132,9 +132,13 @@ class ReplayView(PrivateView, generics.GenericAPIView[WebhookReceipt]):
 
     @extend_schema(
         operation_id="replay_webhook_receipts",
+        summary="Read many receipts again",
         tags=["webhooks"],
         request=SelectionSerializer,
-        responses={200: ReplayedAllSerializer, **problems(*BODY, *TOKEN, "permission_denied")},
+        responses={
+            200: ReplayedAllSerializer,
+            **problems(*BODY, *TOKEN, "permission_denied", error=("#/ids", "empty", "This list may not be empty.")),
+        },
         examples=[
             OpenApiExample("dry run", _ASKED, request_only=True),
             OpenApiExample("replayed", _REPLAYED, response_only=True, status_codes=["200"]),
@@ -145,7 +149,7 @@ class ReplayView(PrivateView, generics.GenericAPIView[WebhookReceipt]):
 
         What is known already changes nothing, and nothing is taken back, so any part may be repeated. Ids of no receipt
         count for nothing. A dry run says which statuses would change, and changes none; it looks at some hundred
-        receipts at a time as if they were the only ones. For operators: needs `webhooks.change_webhookreceipt`.
+        receipts at a time as if they were the only ones.
         """
         asked = self.get_serializer(data=request.data)
         asked.is_valid(raise_exception=True)
