@@ -93,8 +93,8 @@ def _link(operation: str, parameters: dict[str, str], description: str) -> dict[
 class DocumentView(SpectacularAPIView):
     """The document as YAML or JSON, the same for anyone, written once by each process.
 
-    To write it takes 0.4 s of CPU the first time, and 0.1 s later; and drf-spectacular fails where the first time is twice
-    at once.
+    To write it takes 0.4 s of CPU the first time, and 0.1 s later; and drf-spectacular fails where two want it for the
+    first time at once.
     """
 
     _written: Final[dict[str, bytes]] = {}

@@ -113,12 +113,18 @@ class NewPasswordField(PasswordField):
     shortest = _shortest()
 
 
-class LocaleField(serializers.ChoiceField):
+class NameField(serializers.ChoiceField):
+    """One of some names; `otherwise` is said of any other: DRF would quote it, and half a surrogate pair is no text."""
+
+    def __init__(self, choices: Any, otherwise: str, **kwargs: Any) -> None:
+        super().__init__(choices, error_messages={"invalid_choice": otherwise}, **kwargs)
+
+
+class LocaleField(NameField):
     """A language that mails are written in."""
 
     def __init__(self, **kwargs: Any) -> None:
-        # DRF's own words would quote what was sent.
-        super().__init__(settings.LANGUAGES, error_messages={"invalid_choice": "There is no such language."}, **kwargs)
+        super().__init__(settings.LANGUAGES, "There is no such language.", **kwargs)
 
 
 def judge(password: str, user: User | None, field: str) -> None:

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from api.doors import PrivateView
-from api.fields import IdField, NumberField, TextField
+from api.fields import IdField, NameField, NumberField, TextField
 from api.receipts import ChangeSerializer, MayReplayReceipts, ReplaySerializer
 from api.schema import BODY, TOKEN, problems
 from webhooks import replaying
@@ -56,8 +56,8 @@ class SelectionSerializer(ReplaySerializer):
     composed: ClassVar = {"oneOf": [{"required": ["ids"]}, {"anyOf": [{"required": [name]} for name in NARROWING]}]}
 
     ids = serializers.ListField(child=IdField(), min_length=1, max_length=LIMIT, required=False, allow_empty=False)
-    provider = serializers.ChoiceField(sorted(WEBHOOKS), required=False)
-    state = serializers.ChoiceField(WebhookReceipt.State.choices, required=False)
+    provider = NameField(sorted(WEBHOOKS), "There is no such provider.", required=False)
+    state = NameField(WebhookReceipt.State.choices, "There is no such state.", required=False)
     received_after = serializers.DateTimeField(required=False, help_text="Those that came then or later.")
     received_before = serializers.DateTimeField(required=False, help_text="Those that came before.")
     limit = NumberField(

@@ -184,6 +184,20 @@ class TestRefusals:
     def test_what_names_no_receipts(self, repairer, body, place):
         assert places(problem_of(repairer.post(REPLAY, body), 400, "invalid")) == [place]
 
+    @pytest.mark.parametrize(
+        ("body", "place"),
+        [
+            (r'{"state": "\ud800"}', ("#/state", "invalid_choice")),
+            (r'{"provider": "\udfff"}', ("#/provider", "invalid_choice")),
+            (r'{"ids": ["\ud800"]}', ("#/ids/0", "invalid")),
+            (r'{"received_after": "\ud800"}', ("#/received_after", "invalid")),
+        ],
+    )
+    def test_half_a_surrogate_pair_is_refused_and_not_repeated(self, repairer, body, place):
+        response = repairer.generic("POST", REPLAY, body, content_type="application/json")
+
+        assert places(problem_of(response, 400, "invalid")) == [place]
+
     @pytest.mark.parametrize("who", ["owner", "operator", "supervisor"])
     def test_others_may_not(self, request, who):
         problem_of(request.getfixturevalue(who).post(REPLAY, {"state": "poison"}), 403, "permission_denied")
