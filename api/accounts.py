@@ -3,9 +3,6 @@
 import re
 from typing import Any
 
-from django.conf import settings
-from django.contrib.auth import password_validation
-from django.core.exceptions import ValidationError as DjangoValidationError
 from django.utils.translation import get_language_from_request
 from drf_spectacular.utils import (
     OpenApiExample,
@@ -20,86 +17,30 @@ from rest_framework.response import Response
 
 from api import throttles
 from api.doors import PrivateView, PublicView
+from api.fields import (
+    AddressField,
+    IdField,
+    LocaleField,
+    NewAddressField,
+    NewPasswordField,
+    PasswordField,
+    TextField,
+    judge,
+)
 from api.proofs import OF_CODE, OF_LINK, insist
-from api.schema import BODY, TOKEN, problems
+from api.schema import BODY, PASSWORD, REQUIRED, TOKEN, problems
 from mailer import retention
 from users import credentials, registration
-from users.addresses import MAX_LENGTH, SERVICE_DOMAIN, canonical, is_blocked
+from users.addresses import canonical
 from users.challenges import RESEND_AFTER, Outcome
-from users.models import MAX_PASSWORD, User
-
-
-class TextField(serializers.CharField):
-    """Text and nothing else: DRF would write a number out, and 1e3 as a password is `1000.0`."""
-
-    def to_internal_value(self, data: Any) -> str:
-        """Return the text."""
-        if not isinstance(data, str):
-            self.fail("invalid")
-        return super().to_internal_value(data)
-
-
-class AddressField(TextField):
-    """An address as typed; a bad one is an error, whoever has it."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(max_length=MAX_LENGTH, **kwargs)
-
-    def to_internal_value(self, data: Any) -> str:
-        """Return the address, checked."""
-        address = super().to_internal_value(data)
-        if len(address) > MAX_LENGTH:
-            return address  # the validator of the length says so, and nothing that long is looked at closely
-        try:
-            domain = canonical(address).rpartition("@")[2]
-        except DjangoValidationError as error:
-            raise serializers.ValidationError(error.messages, code="invalid") from error
-        if domain == SERVICE_DOMAIN:  # of programs, which never come this way
-            self.fail("invalid")
-        return address
-
-
-class NewAddressField(AddressField):
-    """An address that somebody wants to have an account with; one of a domain that is not wanted is an error."""
-
-    def to_internal_value(self, data: Any) -> str:
-        """Return the address, checked, whoever has it."""
-        address = super().to_internal_value(data)
-        if len(address) <= MAX_LENGTH and is_blocked(canonical(address)):
-            raise serializers.ValidationError("Use an address of another domain.", code="domain_blocked")
-        return address
-
-
-class PasswordField(TextField):
-    """A password, to the last space."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(max_length=MAX_PASSWORD, trim_whitespace=False, write_only=True, **kwargs)
-
-
-class LocaleField(serializers.ChoiceField):
-    """A language that mails are written in."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        # DRF's own words would quote what was sent.
-        super().__init__(settings.LANGUAGES, error_messages={"invalid_choice": "There is no such language."}, **kwargs)
-
-
-def judge(password: str, user: User | None, field: str) -> None:
-    """Raise `ValidationError` for a password that is none, at `field`; `user` is whose it must not resemble."""
-    try:
-        password_validation.validate_password(password, user)
-    except DjangoValidationError as error:
-        raise serializers.ValidationError(
-            {field: serializers.as_serializer_error(error)["non_field_errors"]}
-        ) from error
+from users.models import User
 
 
 class RegistrationSerializer(serializers.Serializer[Any]):
     """Who wants to register."""
 
     email = NewAddressField()
-    password = PasswordField()
+    password = NewPasswordField()
     locale = LocaleField(required=False, help_text="Default: from `Accept-Language`.")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -131,7 +72,7 @@ class TokenSerializer(serializers.Serializer[Any]):
 class CodeSerializer(serializers.Serializer[Any]):
     """The code in a mail, and the registration that the mail was about."""
 
-    registration_id = serializers.UUIDField()
+    registration_id = IdField()
     code = TextField(max_length=20, help_text="Spaces and hyphens in it do not count.")
 
     def validate_code(self, value: str) -> str:
@@ -203,6 +144,7 @@ class RegisterView(PublicView):
 
     @extend_schema(
         operation_id="register",
+        summary="Register an address",
         tags=["accounts"],
         request=RegistrationSerializer,
         responses={202: RegisteredSerializer, **problems(*BODY)},
@@ -228,7 +170,8 @@ class RegisterView(PublicView):
     def post(self, request: Request) -> Response:
         """Register; the answer does not tell whether the address is taken, the mail to its owner does.
 
-        The same address and password once more, as after an answer that was lost, is the same registration.
+        The mail has a link and a code; `GET accounts/registrations/{id}` tells what becomes of it. The same address and
+        password once more, as after an answer that was lost, is the same registration.
         """
         form = RegistrationSerializer(data=request.data)
         form.is_valid(raise_exception=True)
@@ -245,9 +188,10 @@ class VerifyEmailView(PublicView):
 
     @extend_schema(
         operation_id="verify_email",
+        summary="Verify an address",
         tags=["accounts"],
         request=PolymorphicProxySerializer("Proof", [TokenSerializer, CodeSerializer], resource_type_field_name=None),
-        responses={200: VerifiedSerializer, **problems(*BODY, *OF_LINK_OR_CODE)},
+        responses={200: VerifiedSerializer, **problems(*BODY, *OF_LINK_OR_CODE, error=REQUIRED)},
         examples=[
             OpenApiExample("token", {"token": "0190a6c47b3e7c1a9d3b0f1e2d3c4b5a.Zm9v"}, request_only=True),
             OpenApiExample(
@@ -281,6 +225,7 @@ class ResendView(PublicView):
 
     @extend_schema(
         operation_id="resend_verification",
+        summary="Send the verification mail again",
         tags=["accounts"],
         request=EmailSerializer,
         responses={202: AcceptedSerializer, **problems(*BODY)},
@@ -300,14 +245,19 @@ class ResendView(PublicView):
 @extend_schema_view(
     get=extend_schema(
         operation_id="account",
+        summary="Look at one's account",
         tags=["accounts"],
         responses={200: AccountSerializer, **problems(*TOKEN)},
         examples=[_SHOWN],
     ),
     patch=extend_schema(
         operation_id="change_account",
+        summary="Change one's language",
         tags=["accounts"],
-        responses={200: AccountSerializer, **problems(*BODY, *TOKEN)},
+        responses={
+            200: AccountSerializer,
+            **problems(*BODY, *TOKEN, error=("#/locale", "invalid_choice", "There is no such language.")),
+        },
         examples=[OpenApiExample("language", {"locale": "de"}, request_only=True), _SHOWN],
     ),
 )
@@ -321,11 +271,16 @@ class MeView(PrivateView, generics.RetrieveUpdateAPIView[User]):
         """Return the caller."""
         return caller(self.request)
 
+    def patch(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Change the language that mails are written in. What concerns safety has addresses of its own."""
+        return super().patch(request, *args, **kwargs)
+
     @extend_schema(
         operation_id="delete_account",
+        summary="Delete one's account",
         tags=["accounts"],
         request={"application/json": OwnPasswordSerializer},
-        responses={204: None, **problems(*BODY, *TOKEN)},
+        responses={204: None, **problems(*BODY, *TOKEN, error=PASSWORD)},
         examples=[OpenApiExample("password", {"password": "correct horse battery"}, request_only=True)],
     )
     def delete(self, request: Request) -> Response:

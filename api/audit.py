@@ -3,14 +3,12 @@
 from typing import ClassVar
 
 import django_filters
-from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
+from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_field, extend_schema_view
 from rest_framework import generics, serializers
-from rest_framework.permissions import BasePermission, IsAuthenticated
-from rest_framework.request import Request
-from rest_framework.views import APIView
+from rest_framework.permissions import IsAuthenticated
 
-from api.doors import PrivateView
-from api.filters import StrictFilterSet, one_of
+from api.doors import Holds, PrivateView
+from api.filters import StrictFilterSet, TimeFilter, one_of
 from api.schema import TOKEN, problems
 from users.models import AuditEntry
 
@@ -27,22 +25,19 @@ class AuditFilter(StrictFilterSet):
     """The filters; all of them exact."""
 
     action = one_of(AuditEntry.Action.values, "There is no such action.")
-    user_id = django_filters.NumberFilter(min_value=1, max_value=2**63 - 1, decimal_places=0)
-    after = django_filters.IsoDateTimeFilter(field_name="at", lookup_expr="gte")
-    before = django_filters.IsoDateTimeFilter(field_name="at", lookup_expr="lt")
+    user_id = extend_schema_field({"type": "integer", "format": "int64", "minimum": 1})(
+        django_filters.NumberFilter(min_value=1, max_value=2**63 - 1, decimal_places=0)
+    )
+    after = TimeFilter(field_name="at", lookup_expr="gte")
+    before = TimeFilter(field_name="at", lookup_expr="lt")
 
     class Meta:
         model = AuditEntry
         fields: ClassVar[list[str]] = []
 
 
-class MaySeeAudit(BasePermission):
-    """Django's permission is the scope."""
-
-    def has_permission(self, request: Request, view: APIView) -> bool:
-        """Ask for `users.view_auditentry`."""
-        del view
-        return bool(request.user.has_perm("users.view_auditentry"))
+class MaySeeAudit(Holds):
+    permission = "users.view_auditentry"
 
 
 _ENTRY = {
@@ -59,16 +54,19 @@ _ENTRY = {
 @extend_schema_view(
     get=extend_schema(
         operation_id="list_audit",
+        summary="List what happened to accounts",
         tags=["audit"],
         responses={
             200: AuditEntrySerializer(many=True),
-            **problems("invalid", *TOKEN, "permission_denied", query=True),
+            **problems(
+                "invalid", *TOKEN, "permission_denied", error=("action", "invalid_choice", "There is no such action.")
+            ),
         },
         examples=[OpenApiExample("entry", _ENTRY, response_only=True, status_codes=["200"])],
     )
 )
 class AuditList(PrivateView, generics.ListAPIView[AuditEntry]):
-    """What happened to accounts, newest first. For operators: needs `users.view_auditentry`."""
+    """What happened to accounts, newest first: who did it, when and from where."""
 
     permission_classes = (IsAuthenticated, MaySeeAudit)
     queryset = AuditEntry.objects.all()

@@ -12,18 +12,16 @@ from api.accounts import (
     ACCEPTED,
     AcceptedSerializer,
     EmailSerializer,
-    NewAddressField,
     OwnPasswordSerializer,
-    PasswordField,
     TokenSerializer,
     VerifiedSerializer,
     accepted,
     caller,
-    judge,
 )
 from api.doors import PrivateView, PublicView
+from api.fields import NewAddressField, NewPasswordField, judge
 from api.proofs import OF_LINK, insist
-from api.schema import BODY, TOKEN, problems
+from api.schema import BODY, PASSWORD, REQUIRED, TOKEN, problems
 from api.tokens import NEW_TOKEN, NewTokenSerializer
 from users import challenges, credentials, tokens
 from users.addresses import canonical
@@ -39,7 +37,7 @@ class ChangeEmailSerializer(OwnPasswordSerializer):
 class ChangePasswordSerializer(OwnPasswordSerializer):
     """The password to have from now on."""
 
-    new_password = PasswordField()
+    new_password = NewPasswordField()
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Judge the new password."""
@@ -50,7 +48,7 @@ class ChangePasswordSerializer(OwnPasswordSerializer):
 class NewPasswordSerializer(TokenSerializer):
     """A link's token, and the password to have from now on."""
 
-    password = PasswordField()
+    password = NewPasswordField()
 
 
 class ChangeEmailView(PrivateView):
@@ -58,9 +56,10 @@ class ChangeEmailView(PrivateView):
 
     @extend_schema(
         operation_id="change_email",
+        summary="Ask for another address",
         tags=["accounts"],
         request=ChangeEmailSerializer,
-        responses={202: AcceptedSerializer, **problems(*BODY, *TOKEN)},
+        responses={202: AcceptedSerializer, **problems(*BODY, *TOKEN, error=PASSWORD)},
         examples=[
             OpenApiExample(
                 "change", {"password": "correct horse battery", "email": "ada@example.net"}, request_only=True
@@ -80,7 +79,11 @@ class ChangeEmailView(PrivateView):
         return accepted()
 
     @extend_schema(
-        operation_id="cancel_email_change", tags=["accounts"], request=None, responses={204: None, **problems(*TOKEN)}
+        operation_id="cancel_email_change",
+        summary="Keep the present address",
+        tags=["accounts"],
+        request=None,
+        responses={204: None, **problems(*TOKEN)},
     )
     def delete(self, request: Request) -> Response:
         """Keep the present address: the link to the new one is dead."""
@@ -95,9 +98,10 @@ class ConfirmEmailView(PublicView):
 
     @extend_schema(
         operation_id="confirm_email_change",
+        summary="Confirm the new address",
         tags=["accounts"],
         request=TokenSerializer,
-        responses={200: VerifiedSerializer, **problems(*BODY, "link_invalid", "link_expired")},
+        responses={200: VerifiedSerializer, **problems(*BODY, "link_invalid", "link_expired", error=REQUIRED)},
         examples=[
             OpenApiExample("token", {"token": "0190a6c47b3e7c1a9d3b0f1e2d3c4b5a.Zm9v"}, request_only=True),
             OpenApiExample("verified", {"status": "verified"}, response_only=True, status_codes=["200"]),
@@ -117,9 +121,10 @@ class ChangePasswordView(PrivateView):
 
     @extend_schema(
         operation_id="change_password",
+        summary="Change one's password",
         tags=["accounts"],
         request=ChangePasswordSerializer,
-        responses={200: NewTokenSerializer, **problems(*BODY, *TOKEN)},
+        responses={200: NewTokenSerializer, **problems(*BODY, *TOKEN, error=PASSWORD)},
         examples=[
             OpenApiExample(
                 "change",
@@ -153,6 +158,7 @@ class ResetView(PublicView):
 
     @extend_schema(
         operation_id="request_password_reset",
+        summary="Ask for a new password",
         tags=["accounts"],
         request=EmailSerializer,
         responses={202: AcceptedSerializer, **problems(*BODY)},
@@ -173,9 +179,17 @@ class ConfirmResetView(PublicView):
 
     @extend_schema(
         operation_id="reset_password",
+        summary="Set a new password",
         tags=["accounts"],
         request=NewPasswordSerializer,
-        responses={204: None, **problems(*BODY, "link_invalid", "link_expired", "link_used")},
+        responses={
+            204: None,
+            **problems(
+                *BODY,
+                *("link_invalid", "link_expired", "link_used"),
+                error=("#/password", "password_too_common", "This password is too common."),
+            ),
+        },
         examples=[
             OpenApiExample(
                 "password",

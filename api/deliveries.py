@@ -6,12 +6,11 @@ import django_filters
 from django.db.models import Prefetch, Q, QuerySet
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
 from rest_framework import exceptions, generics, serializers
-from rest_framework.permissions import BasePermission, IsAuthenticated
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
-from api.doors import PrivateView
-from api.filters import StrictFilterSet, one_of
+from api.doors import Holds, PrivateView
+from api.filters import StrictFilterSet, TimeFilter, one_of, text_filter
 from api.schema import TOKEN, problems
 from mailer import status
 from mailer.kinds import KINDS
@@ -115,17 +114,12 @@ class DeliveryFilter(StrictFilterSet):
     """The operators' filters; all of them exact, so that an index serves each."""
 
     status = _status_filter()
-    recipient = django_filters.CharFilter(
-        method="by_recipient", help_text="The whole address, in any spelling. Needs `mailer.view_recipient`."
-    )
+    recipient = text_filter("by_recipient", "The whole address, in any spelling. Needs `mailer.view_recipient`.")
     kind = one_of(KINDS, "There is no such kind.")
     provider = one_of(PROVIDERS, "There is no such provider.")
-    created_after = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="gte")
-    created_before = django_filters.IsoDateTimeFilter(field_name="created_at", lookup_expr="lt")
-    q = django_filters.CharFilter(
-        method="search",
-        help_text="The id of a delivery or of a message, the provider's message id, or a whole address.",
-    )
+    created_after = TimeFilter(field_name="created_at", lookup_expr="gte")
+    created_before = TimeFilter(field_name="created_at", lookup_expr="lt")
+    q = text_filter("search", "The id of a delivery or of a message, the provider's message id, or a whole address.")
 
     class Meta:
         model = DeliveryStatus
@@ -159,13 +153,8 @@ class OwnFilter(StrictFilterSet):
         fields: ClassVar[list[str]] = []
 
 
-class MaySeeDeliveries(BasePermission):
-    """Django's permission is the scope."""
-
-    def has_permission(self, request: Request, view: APIView) -> bool:
-        """Ask for `mailer.view_deliverystatus`."""
-        del view
-        return bool(request.user.has_perm("mailer.view_deliverystatus"))
+class MaySeeDeliveries(Holds):
+    permission = "mailer.view_deliverystatus"
 
 
 EVENTS = Prefetch("events", DeliveryEvent.objects.order_by("occurred_at", "id"))
@@ -227,6 +216,9 @@ _DETAIL = {
 }
 
 
+_STATUS = ("status", "invalid_choice", "There is no such status.")
+
+
 def _shown(value: Any) -> list[OpenApiExample]:
     return [OpenApiExample("delivery", value, response_only=True, status_codes=["200"])]
 
@@ -238,8 +230,9 @@ def _own(request: Request) -> QuerySet[DeliveryStatus]:
 @extend_schema_view(
     get=extend_schema(
         operation_id="list_own_deliveries",
+        summary="List one's own deliveries",
         tags=["deliveries"],
-        responses={200: OwnDeliverySerializer(many=True), **problems("invalid", *TOKEN, query=True)},
+        responses={200: OwnDeliverySerializer(many=True), **problems("invalid", *TOKEN, error=_STATUS)},
         examples=_shown(_OWN),
     )
 )
@@ -257,6 +250,7 @@ class OwnDeliveryList(PrivateView, generics.ListAPIView[DeliveryStatus]):
 @extend_schema_view(
     get=extend_schema(
         operation_id="own_delivery",
+        summary="Look at one of one's own deliveries",
         tags=["deliveries"],
         responses={200: OwnDeliveryDetailSerializer, **problems(*TOKEN, "not_found")},
         examples=_shown({**_OWN, "events": [_EVENT]}),
@@ -275,13 +269,17 @@ class OwnDeliveryDetail(PrivateView, generics.RetrieveAPIView[DeliveryStatus]):
 @extend_schema_view(
     get=extend_schema(
         operation_id="list_deliveries",
+        summary="List all deliveries",
         tags=["deliveries"],
-        responses={200: DeliverySerializer(many=True), **problems("invalid", *TOKEN, "permission_denied", query=True)},
+        responses={
+            200: DeliverySerializer(many=True),
+            **problems("invalid", *TOKEN, "permission_denied", error=_STATUS),
+        },
         examples=_shown(_FULL),
     )
 )
 class DeliveryList(PrivateView, generics.ListAPIView[DeliveryStatus]):
-    """All deliveries, newest first. For operators: needs `mailer.view_deliverystatus`."""
+    """All deliveries, newest first. Whole addresses are for those who also hold `mailer.view_recipient`."""
 
     permission_classes = (IsAuthenticated, MaySeeDeliveries)
     queryset = DeliveryStatus.objects.all()
@@ -292,13 +290,14 @@ class DeliveryList(PrivateView, generics.ListAPIView[DeliveryStatus]):
 @extend_schema_view(
     get=extend_schema(
         operation_id="delivery",
+        summary="Look at a delivery",
         tags=["deliveries"],
         responses={200: DeliveryDetailSerializer, **problems(*TOKEN, "permission_denied", "not_found")},
         examples=_shown(_DETAIL),
     )
 )
 class DeliveryDetail(PrivateView, generics.RetrieveAPIView[DeliveryStatus]):
-    """One delivery, with its events and the attempts to send it. For operators."""
+    """One delivery, with its events and the attempts to send it."""
 
     permission_classes = (IsAuthenticated, MaySeeDeliveries)
     queryset = DeliveryStatus.objects.select_related("message").prefetch_related(EVENTS, TRIES)

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import knox.auth
 from rest_framework import exceptions
@@ -52,11 +52,33 @@ class TokenAuthentication(knox.auth.TokenAuthentication):  # type: ignore[misc] 
 class View(APIView):
     """What no cache may keep, since it is about one person."""
 
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Refuse a method that is not there before anybody is asked who they are: which ones are, is no secret."""
+        if request.method not in self.allowed_methods:
+            self.http_method_not_allowed(request)
+        super().initial(request, *args, **kwargs)
+
     def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
         """Say so."""
         response = super().finalize_response(request, response, *args, **kwargs)
         response["Cache-Control"] = "no-store"
         return response
+
+
+class Holds(BasePermission):
+    """Who holds a permission of Django's: they are the scopes."""
+
+    permission: ClassVar[str]
+
+    @property
+    def lets_in(self) -> str:
+        """Say whom, for the document."""
+        return f"For operators: needs `{self.permission}`."
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        """Ask for it."""
+        del view
+        return bool(request.user.has_perm(self.permission))
 
 
 class PublicView(View):

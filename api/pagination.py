@@ -1,6 +1,6 @@
 """Lists by cursor, newest first."""
 
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from rest_framework.exceptions import NotFound, ValidationError
@@ -8,6 +8,11 @@ from rest_framework.pagination import Cursor, CursorPagination
 from rest_framework.request import Request
 from rest_framework.serializers import IntegerField
 from rest_framework.views import APIView
+
+# An address such as a list names.
+_PAGE: Final = (
+    "https://accounts.example.com/api/v1/deliveries?cursor=cD0wMTkwYTZjNC03YjNlLTdjMWEtOWQzYi0wZjFlMmQzYzRiNWE"
+)
 
 
 class NewestFirst(CursorPagination):
@@ -39,6 +44,19 @@ class NewestFirst(CursorPagination):
         if cursor is not None and not _is_ours(cursor):
             raise wrong
         return cursor
+
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Describe a page: both addresses are always there."""
+        address = {"type": "string", "format": "uri", "nullable": True, "example": _PAGE}
+        return {
+            "type": "object",
+            "required": ["next", "previous", "results"],
+            "properties": {
+                "next": {**address, "description": "Of the page with what is older; null on the last one."},
+                "previous": {**address, "description": "Of the page with what is newer; null where there is none."},
+                "results": schema,
+            },
+        }
 
     def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
         """Describe both parameters."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
 from django.core.exceptions import RequestDataTooBig
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.template import loader
+from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions, serializers, status
 from rest_framework.response import Response
 from rest_framework.views import exception_handler
@@ -20,6 +21,8 @@ RETRY_AFTER = "5"
 
 class ErrorSerializer(serializers.Serializer[Any]):
     """What is wrong with one part of a request."""
+
+    may_lack: ClassVar = {"pointer", "parameter"}
 
     pointer = serializers.CharField(required=False, help_text="JSON pointer into the body, as a URI fragment.")
     parameter = serializers.CharField(required=False, help_text="Name of the query parameter.")
@@ -130,6 +133,7 @@ def bad_request(request: HttpRequest, exception: Exception | None = None) -> Htt
     return _page(request, 400, "bad_request", "This service does not answer such a request.")
 
 
+@csrf_exempt  # nothing is done here that could be forged: a POST hears the same as a GET
 def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponseBase:
     """Answer an unknown URL: Django's `handler404`."""
     del exception  # its text quotes the path

@@ -64,6 +64,8 @@ class StatusTokenAuthentication(BaseAuthentication):
 class HasStatusToken(BasePermission):
     """Whoever registered."""
 
+    lets_in = "For who registered, with the `status_token` as Bearer."
+
     def has_permission(self, request: Request, view: APIView) -> bool:
         """Tell whether the token was shown."""
         del view

@@ -2,17 +2,16 @@
 
 from typing import Any, ClassVar
 
-import django_filters
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiExample, extend_schema, extend_schema_view
 from rest_framework import generics, serializers
-from rest_framework.permissions import BasePermission, IsAuthenticated
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
-from api.doors import PrivateView
-from api.filters import StrictFilterSet, one_of
+from api.doors import Holds, PrivateView
+from api.fields import FlagField
+from api.filters import StrictFilterSet, TimeFilter, one_of
 from api.schema import BODY, TOKEN, problems
 from mailer.models import VIEW_RECIPIENT
 from mailer.status import CHOICES
@@ -51,7 +50,7 @@ class ReceiptDetailSerializer(ReceiptSerializer):
 class ReplaySerializer(serializers.Serializer[Any]):
     """How to replay."""
 
-    dry_run = serializers.BooleanField(default=False, help_text="Say what would change, and change nothing.")
+    dry_run = FlagField(default=False, help_text="Say what would change, and change nothing.")
 
 
 class ChangeSerializer(serializers.Serializer[Any]):
@@ -79,30 +78,20 @@ class ReceiptFilter(StrictFilterSet):
 
     provider = one_of(WEBHOOKS, "There is no such provider.")
     state = one_of(WebhookReceipt.State.values, "There is no such state.")
-    received_after = django_filters.IsoDateTimeFilter(field_name="received_at", lookup_expr="gte")
-    received_before = django_filters.IsoDateTimeFilter(field_name="received_at", lookup_expr="lt")
+    received_after = TimeFilter(field_name="received_at", lookup_expr="gte")
+    received_before = TimeFilter(field_name="received_at", lookup_expr="lt")
 
     class Meta:
         model = WebhookReceipt
         fields: ClassVar[list[str]] = []
 
 
-class MaySeeReceipts(BasePermission):
-    """Django's permission is the scope."""
-
-    def has_permission(self, request: Request, view: APIView) -> bool:
-        """Ask for `webhooks.view_webhookreceipt`."""
-        del view
-        return bool(request.user.has_perm("webhooks.view_webhookreceipt"))
+class MaySeeReceipts(Holds):
+    permission = "webhooks.view_webhookreceipt"
 
 
-class MayReplayReceipts(BasePermission):
-    """Django's permission is the scope."""
-
-    def has_permission(self, request: Request, view: APIView) -> bool:
-        """Ask for `webhooks.change_webhookreceipt`."""
-        del view
-        return bool(request.user.has_perm("webhooks.change_webhookreceipt"))
+class MayReplayReceipts(Holds):
+    permission = "webhooks.change_webhookreceipt"
 
 
 _RECEIPT = {
@@ -140,13 +129,19 @@ def _shown(value: Any) -> list[OpenApiExample]:
 @extend_schema_view(
     get=extend_schema(
         operation_id="list_webhook_receipts",
+        summary="List what providers have posted",
         tags=["webhooks"],
-        responses={200: ReceiptSerializer(many=True), **problems("invalid", *TOKEN, "permission_denied", query=True)},
+        responses={
+            200: ReceiptSerializer(many=True),
+            **problems(
+                "invalid", *TOKEN, "permission_denied", error=("state", "invalid_choice", "There is no such state.")
+            ),
+        },
         examples=_shown(_RECEIPT),
     )
 )
 class ReceiptList(PrivateView, generics.ListAPIView[WebhookReceipt]):
-    """All receipts, newest first. For operators: needs `webhooks.view_webhookreceipt`."""
+    """All receipts, newest first, without what was posted."""
 
     permission_classes = (IsAuthenticated, MaySeeReceipts)
     # A body may have 10 MB.
@@ -158,6 +153,7 @@ class ReceiptList(PrivateView, generics.ListAPIView[WebhookReceipt]):
 @extend_schema_view(
     get=extend_schema(
         operation_id="webhook_receipt",
+        summary="Look at what a provider has posted",
         tags=["webhooks"],
         responses={200: ReceiptDetailSerializer, **problems(*TOKEN, "permission_denied", "not_found")},
         examples=_shown(
@@ -166,7 +162,7 @@ class ReceiptList(PrivateView, generics.ListAPIView[WebhookReceipt]):
     )
 )
 class ReceiptDetail(PrivateView, generics.RetrieveAPIView[WebhookReceipt]):
-    """One receipt, with what was posted. For operators."""
+    """One receipt, with what was posted, its addresses masked for those who lack `mailer.view_recipient`."""
 
     permission_classes = (IsAuthenticated, MaySeeReceipts)
     queryset = WebhookReceipt.objects.all()
@@ -182,9 +178,19 @@ class ReceiptReplay(PrivateView, generics.GenericAPIView[WebhookReceipt]):
 
     @extend_schema(
         operation_id="replay_webhook_receipt",
+        summary="Read a receipt again",
         tags=["webhooks"],
         request=ReplaySerializer,
-        responses={200: ReplayedSerializer, **problems(*BODY, *TOKEN, "permission_denied", "not_found")},
+        responses={
+            200: ReplayedSerializer,
+            **problems(
+                *BODY,
+                *TOKEN,
+                "permission_denied",
+                "not_found",
+                error=("#/dry_run", "invalid", "Must be a valid boolean."),
+            ),
+        },
         examples=[
             OpenApiExample("dry run", {"dry_run": True}, request_only=True),
             OpenApiExample("replayed", _REPLAYED, response_only=True, status_codes=["200"]),
@@ -193,8 +199,7 @@ class ReceiptReplay(PrivateView, generics.GenericAPIView[WebhookReceipt]):
     def post(self, request: Request, pk: str) -> Response:
         """Read a receipt again, as this release reads it, and record what is new.
 
-        What is known already changes nothing, and nothing is taken back. For operators: needs
-        `webhooks.change_webhookreceipt`.
+        What is known already changes nothing, and nothing is taken back.
         """
         del pk
         receipt = self.get_object()

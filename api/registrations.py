@@ -75,6 +75,7 @@ class RegistrationView(PublicView):
 
     @extend_schema(
         operation_id="registration",
+        summary="Watch a registration",
         tags=["accounts"],
         responses={200: RegistrationStatusSerializer, **problems(*TOKEN, "not_found")},
         examples=[

@@ -3,7 +3,7 @@
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 from drf_spectacular.utils import OpenApiExample, extend_schema
@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from api.doors import PrivateView
+from api.fields import IdField, NameField, NumberField, TextField
 from api.receipts import ChangeSerializer, MayReplayReceipts, ReplaySerializer
 from api.schema import BODY, TOKEN, problems
 from webhooks import replaying
@@ -28,6 +29,8 @@ AMONG: Final = 10_000
 # Seconds after which a request begins nothing more, and receipts that it replays between two looks at the clock.
 SECONDS: Final = 10.0
 STEP: Final = 10
+# By what receipts are named, where not by their ids.
+NARROWING: Final = ("provider", "state", "received_after", "received_before")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +53,20 @@ class Place:
 class SelectionSerializer(ReplaySerializer):
     """Which receipts to replay: those with these ids, or all that the other fields name together."""
 
-    ids = serializers.ListField(child=serializers.UUIDField(), max_length=LIMIT, required=False, allow_empty=False)
-    provider = serializers.ChoiceField(sorted(WEBHOOKS), required=False)
-    state = serializers.ChoiceField(WebhookReceipt.State.choices, required=False)
+    composed: ClassVar = {"oneOf": [{"required": ["ids"]}, {"anyOf": [{"required": [name]} for name in NARROWING]}]}
+
+    ids = serializers.ListField(child=IdField(), min_length=1, max_length=LIMIT, required=False, allow_empty=False)
+    provider = NameField(sorted(WEBHOOKS), "There is no such provider.", required=False)
+    state = NameField(WebhookReceipt.State.choices, "There is no such state.", required=False)
     received_after = serializers.DateTimeField(required=False, help_text="Those that came then or later.")
     received_before = serializers.DateTimeField(required=False, help_text="Those that came before.")
-    limit = serializers.IntegerField(
+    limit = NumberField(
         min_value=1,
         max_value=MOST,
         default=LIMIT,
         help_text="How many to replay at most; what takes long ends earlier.",
     )
-    cursor = serializers.CharField(
+    cursor = TextField(
         required=False, max_length=64, help_text="To go on, `next` of the answer before, with the same other fields."
     )
 
@@ -77,9 +82,6 @@ class SelectionSerializer(ReplaySerializer):
         if ("ids" in attrs) == any(name in attrs for name in NARROWING):
             raise serializers.ValidationError({"ids": [f"Name receipts by ids, or by {', '.join(NARROWING)}."]})
         return attrs
-
-
-NARROWING: Final = ("provider", "state", "received_after", "received_before")
 
 
 class FailureSerializer(serializers.Serializer[Any]):
@@ -130,9 +132,13 @@ class ReplayView(PrivateView, generics.GenericAPIView[WebhookReceipt]):
 
     @extend_schema(
         operation_id="replay_webhook_receipts",
+        summary="Read many receipts again",
         tags=["webhooks"],
         request=SelectionSerializer,
-        responses={200: ReplayedAllSerializer, **problems(*BODY, *TOKEN, "permission_denied")},
+        responses={
+            200: ReplayedAllSerializer,
+            **problems(*BODY, *TOKEN, "permission_denied", error=("#/ids", "empty", "This list may not be empty.")),
+        },
         examples=[
             OpenApiExample("dry run", _ASKED, request_only=True),
             OpenApiExample("replayed", _REPLAYED, response_only=True, status_codes=["200"]),
@@ -143,7 +149,7 @@ class ReplayView(PrivateView, generics.GenericAPIView[WebhookReceipt]):
 
         What is known already changes nothing, and nothing is taken back, so any part may be repeated. Ids of no receipt
         count for nothing. A dry run says which statuses would change, and changes none; it looks at some hundred
-        receipts at a time as if they were the only ones. For operators: needs `webhooks.change_webhookreceipt`.
+        receipts at a time as if they were the only ones.
         """
         asked = self.get_serializer(data=request.data)
         asked.is_valid(raise_exception=True)

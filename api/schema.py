@@ -1,12 +1,15 @@
 """What the OpenAPI page says that no serializer does: the problems of an endpoint, with an example each."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any, Final
 
+from django.conf import settings
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
-from drf_spectacular.utils import OpenApiExample, OpenApiResponse
+from drf_spectacular.utils import OpenApiExample, OpenApiResponse, PolymorphicProxySerializer
+from rest_framework.permissions import AllowAny, IsAuthenticated
 
 from api.problems import CONTENT_TYPE, ProblemSerializer
 
@@ -41,24 +44,48 @@ BODY: Final = ("invalid", "parse_error", "too_slow", "too_large", "unsupported_m
 TOKEN: Final = ("not_authenticated", "authentication_failed")
 _ALL: Final = ("not_acceptable", "throttled", "server_error", "unavailable")
 
-_IN_BODY: Final = {"pointer": "#/email", "code": "invalid", "detail": "Enter a valid email address."}
-_IN_QUERY: Final = {"parameter": "status", "code": "invalid_choice", "detail": "There is no such status."}
+# Where something is wrong in an example (a JSON pointer, or a parameter of the query), the code, and what it says.
+Error = tuple[str, str, str]
+_ADDRESS: Final = ("#/email", "invalid", "Enter a valid email address.")
+REQUIRED: Final = ("#/token", "required", "This field is required.")
+PASSWORD: Final = ("#/password", "wrong_password", "This is not your password.")
+
+_LETS_IN: Final[dict[type, str]] = {AllowAny: "For anyone.", IsAuthenticated: "For users, with a token."}
+_PERIODS: Final = {60: "a minute", 3600: "an hour", 86_400: "a day"}
 
 
-def problems(*codes: str, query: bool = False) -> dict[tuple[int, str] | int, Any]:
+def problems(*codes: str, error: Error = _ADDRESS) -> dict[tuple[int, str] | int, Any]:
     """Return the responses for some codes and those that any endpoint has, as `extend_schema` takes them.
 
-    `query`: what can be invalid is the query, not the body.
+    `error`: what is wrong in the example of `invalid`.
     """
+    place, name, said = error
+    shown = {"pointer" if place.startswith("#") else "parameter": place, "code": name, "detail": said}
     examples: dict[int, list[OpenApiExample]] = defaultdict(list)
     for code in (*codes, *_ALL):
         status, detail = PROBLEMS[code]
-        errors = [_IN_QUERY if query else _IN_BODY] if code == "invalid" else []
+        errors = [shown] if code == "invalid" else []
         examples[status].append(OpenApiExample(code, _problem(status, code, detail, errors)))
     return {
-        (status, CONTENT_TYPE): OpenApiResponse(ProblemSerializer, HTTPStatus(status).phrase, shown)
-        for status, shown in examples.items()
+        (status, CONTENT_TYPE): OpenApiResponse(ProblemSerializer, HTTPStatus(status).phrase, given)
+        for status, given in examples.items()
     }
+
+
+def who(permissions: Iterable[Any]) -> str:
+    """Say whom a view lets in; of several permissions the last is the narrowest."""
+    said = [getattr(each, "lets_in", _LETS_IN.get(type(each), "")) for each in permissions]
+    return said[-1]
+
+
+def how_often(throttles: Iterable[Any]) -> str:
+    """Say how often a view may be asked; nothing where that is not limited."""
+    said = [
+        f"{most} times {_PERIODS.get(int(seconds), f'in {seconds:g} seconds')} for {each.of}"
+        for each in throttles
+        for most, seconds in settings.THROTTLES.get(each.limit, ())
+    ]
+    return f"At most {', '.join(said)}." if said else ""
 
 
 def _problem(status: int, code: str, detail: str, errors: list[dict[str, str]]) -> dict[str, Any]:
@@ -74,31 +101,46 @@ def _problem(status: int, code: str, detail: str, errors: list[dict[str, str]]) 
     }
 
 
-def tell_of_retry_after(result: dict[str, Any], **_: Any) -> dict[str, Any]:
-    """Add the header to each answer that has it: a hook of drf-spectacular's, which knows headers by operation only."""
-    header = {
-        "description": "Seconds after which to try again.",
-        "required": True,
-        "schema": {"type": "integer", "minimum": 1},
-    }
-    for path in result["paths"].values():
-        for operation in path.values():
-            for status in {"429", "503"} & {*operation["responses"]}:
-                operation["responses"][status]["headers"] = {"Retry-After": header}
-    return result
-
-
 class Schema(AutoSchema):
-    """drf-spectacular's, with a body for a DELETE whose `request` is given by media type."""
+    """drf-spectacular's, with what serializers cannot tell it.
+
+    A body for a DELETE whose `request` is given by media type. In an answer every property is there, but those in the
+    serializer's `may_lack`. What a serializer's `composed` says of its fields together is part of its schema, and so is
+    the `shortest` text that a field takes, where another than the field finds that out.
+    """
+
+    def get_description(self) -> str:  # type: ignore[override]  # the base of its base has another
+        """Return the view's own words, who may, and how often."""
+        own = super().get_description()
+        return "\n\n".join(filter(None, [own, who(self.view.get_permissions()), how_often(self.view.get_throttles())]))
 
     def _get_request_body(self, direction: str = "request") -> Any:
-        if self.method != "DELETE" or not isinstance(self.get_request_serializer(), dict):
-            return super()._get_request_body(direction)  # type: ignore[no-untyped-call]  # has none
-        self.method = "POST"  # else it looks no further
-        try:
-            return super()._get_request_body(direction)  # type: ignore[no-untyped-call]  # has none
-        finally:
-            self.method = "DELETE"
+        if self.method == "DELETE" and isinstance(self.get_request_serializer(), dict):
+            self.method = "POST"  # else it looks no further
+            try:
+                return super()._get_request_body(direction)  # type: ignore[no-untyped-call]  # has none
+            finally:
+                self.method = "DELETE"
+        body = super()._get_request_body(direction)  # type: ignore[no-untyped-call]  # has none
+        if body and _is_composed(self.get_request_serializer()):
+            body["required"] = True
+        return body
+
+    def _get_serializer_field_meta(self, field: Any, direction: str) -> dict[str, Any]:
+        meta: dict[str, Any] = super()._get_serializer_field_meta(field, direction)  # type: ignore[no-untyped-call]  # has none
+        return meta | ({"minLength": field.shortest} if hasattr(field, "shortest") else {})
+
+    def _map_serializer(self, serializer: Any, direction: str, bypass_extensions: Any = False) -> dict[str, Any]:  # noqa: FBT002  # its signature
+        schema: dict[str, Any] = super()._map_serializer(serializer, direction, bypass_extensions)  # type: ignore[no-untyped-call]  # has none
+        if isinstance(serializer, PolymorphicProxySerializer):
+            return {"anyOf": schema["oneOf"]}  # what fits two of them will do as well
+        if direction == "response" and "properties" in schema:
+            schema["required"] = sorted({*schema["properties"]} - {*getattr(serializer, "may_lack", ())})
+        return schema | getattr(serializer, "composed", {})
+
+
+def _is_composed(serializer: Any) -> bool:
+    return isinstance(serializer, PolymorphicProxySerializer) or hasattr(serializer, "composed")
 
 
 class KnoxScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

@@ -17,6 +17,8 @@ class Throttle(BaseThrottle):
     """One limit, charged for each request."""
 
     limit: ClassVar[str]
+    # Whose requests count together.
+    of: ClassVar[str]
 
     def key(self, request: Request) -> str:
         """Return who is charged."""
@@ -35,6 +37,8 @@ class Throttle(BaseThrottle):
 
 class PerClient(Throttle):
     """By the client's address, which `project.clients` has put into REMOTE_ADDR."""
+
+    of = "one client"
 
     def key(self, request: Request) -> str:
         """Return the address, or its network."""
@@ -75,6 +79,7 @@ class PerUser(Throttle):
     """All that is asked for with a user's tokens, an operator's too."""
 
     limit = "user"
+    of = "one user"
 
     def key(self, request: Request) -> str:
         """Return the user's id."""

@@ -16,8 +16,8 @@ from rest_framework.response import Response
 from rest_framework.throttling import BaseThrottle
 
 from api import throttles
-from api.accounts import AddressField, PasswordField
 from api.doors import PrivateView
+from api.fields import AddressField, PasswordField
 from api.schema import BODY, TOKEN, problems
 from users import audit, tokens
 from users.addresses import canonical
@@ -99,6 +99,7 @@ class TokensView(PrivateView, generics.ListAPIView[Any]):
 
     @extend_schema(
         operation_id="list_tokens",
+        summary="List one's tokens",
         tags=["tokens"],
         responses={200: ListedTokenSerializer(many=True), **problems(*TOKEN)},
         examples=[OpenApiExample("token", {**_LISTED, "current": True}, response_only=True, status_codes=["200"])],
@@ -109,6 +110,7 @@ class TokensView(PrivateView, generics.ListAPIView[Any]):
 
     @extend_schema(
         operation_id="create_token",
+        summary="Log in",
         tags=["tokens"],
         auth=[],
         request=CredentialsSerializer,
@@ -121,7 +123,10 @@ class TokensView(PrivateView, generics.ListAPIView[Any]):
         ],
     )
     def post(self, request: Request) -> Response:
-        """Log in: exchange address and password for a token. An unknown address and a wrong password look alike."""
+        """Exchange address and password for a token. An unknown address and a wrong password look alike.
+
+        The token is shown this once. Who has many loses the oldest.
+        """
         form = CredentialsSerializer(data=request.data)
         form.is_valid(raise_exception=True)
         given = form.validated_data
@@ -152,11 +157,14 @@ class InvalidCredentials(exceptions.APIException):
 
 @extend_schema_view(
     delete=extend_schema(
-        operation_id="revoke_token", tags=["tokens"], responses={204: None, **problems(*TOKEN, "not_found")}
+        operation_id="revoke_token",
+        summary="Revoke a token",
+        tags=["tokens"],
+        responses={204: None, **problems(*TOKEN, "not_found")},
     )
 )
 class TokenView(PrivateView, generics.DestroyAPIView[Any]):
-    """Revoke a token: one of one's own by its id, or `current`."""
+    """Revoke a token: one of one's own by its id, or `current`, the one that the request came with."""
 
     serializer_class = ListedTokenSerializer
     lookup_field = "token_key"

@@ -317,14 +317,22 @@ SPECTACULAR_SETTINGS = {
     "TITLE": SITE_NAME,
     "DESCRIPTION": "Register, verify an address, and ask what became of every mail.",
     "VERSION": "1.0.0",
+    "TAGS": [
+        {"name": "accounts", "description": "Register, verify an address, and what people do with their account."},
+        {"name": "tokens", "description": "Log in and out."},
+        {"name": "deliveries", "description": "What became of each mail."},
+        {"name": "webhooks", "description": "What providers have posted, for operators."},
+        {"name": "audit", "description": "What happened to accounts, for operators."},
+    ],
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": "/api/v1",
+    "SERVERS": [{"url": "/", "description": "Where this document comes from."}],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "api.schema.tell_of_retry_after",
+        "api.document.complete",
     ],
     "ENUM_NAME_OVERRIDES": {"DeliveryStatusEnum": "mailer.status.CHOICES"},
 }

@@ -2,15 +2,16 @@
 
 from django.contrib import admin
 from django.urls import include, path, re_path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularSwaggerView
 
+from api.document import DocumentView
 from api.problems import not_found
 from project import health, metrics
 
 urlpatterns = [
     path("", include("users.urls")),
     path("api/v1/", include("api.urls")),
-    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/schema/", DocumentView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     # Said by us, so that it is said in the same way while debugging, when Django would show its own page.
     re_path(r"^api/", not_found),

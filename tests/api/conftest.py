@@ -1,10 +1,12 @@
 """People, their clients and their deliveries."""
 
+import io
 import itertools
 import json
 
 import pytest
 from django.contrib.auth.models import Permission
+from django.core.management import call_command
 from knox.models import AuthToken
 from rest_framework.test import APIClient
 
@@ -115,3 +117,11 @@ def supervisor(db):
 def repairer(db):
     """One who sees webhook receipts and has them read again, and sees no whole address."""
     return client_of(make_user("repairer@example.net", "view_webhookreceipt", "change_webhookreceipt"))
+
+
+@pytest.fixture(scope="session")
+def document():
+    """The OpenAPI document, as a program reads it."""
+    written = io.StringIO()
+    call_command("spectacular", "--validate", "--fail-on-warn", "--format", "openapi-json", stdout=written)
+    return json.loads(written.getvalue())

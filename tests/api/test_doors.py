@@ -8,11 +8,17 @@ import pytest
 from rest_framework.test import APIClient
 
 from api.doors import MAX_BODY
-from tests.api.conftest import problem_of
+from tests.api.conftest import client_of, make_user, problem_of
 
 REGISTER = "/api/v1/accounts/register"
 WITH_BODIES = [REGISTER, "/api/v1/accounts/verify-email", "/api/v1/accounts/verify-email/resend", "/api/v1/auth/tokens"]
 JSON = "application/json"
+
+
+@pytest.fixture
+def everybody(db):
+    """Somebody with every permission."""
+    return client_of(make_user("root@example.net", is_superuser=True))
 
 
 def post(client, body, path=REGISTER, content_type=JSON, **headers):
@@ -119,6 +125,37 @@ class TestMethods:
 
 
 @pytest.mark.django_db
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["deliveries", "audit", "webhook-receipts", "accounts/me/deliveries"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("cursor=%ED%A0%80", "cursor=" + "A" * 3000, "page_size=" + "9" * 5000, "page_size=NaN", "%00=1", "kind=%00"),
+        *("user_id=" + "9" * 300, "user_id=1e5000", "user_id=NaN", "user_id=Infinity", "q=%ff%fe@", "state=%ED%A0%80"),
+    ],
+    ids=lambda query: query[:20],
+)
+def test_no_query_is_an_error_of_ours(everybody, path, query):
+    assert everybody.get(f"/api/v1/{path}?{query}").status_code in {200, 400, 403}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/api/v1/accounts/me", {"GET", "PATCH", "DELETE", "HEAD", "OPTIONS"}),
+        ("TRACE", "/api/v1/auth/tokens", {"GET", "POST", "HEAD", "OPTIONS"}),
+        ("DELETE", "/api/v1/deliveries", {"GET", "HEAD", "OPTIONS"}),
+        ("GET", "/api/v1/accounts/register", {"POST", "OPTIONS"}),
+    ],
+)
+def test_a_method_that_is_not_there_is_told_to_anyone(anyone, method, path, allowed):
+    response = anyone.generic(method, path)
+
+    problem_of(response, 405, "method_not_allowed")
+    assert {*response["Allow"].split(", ")} == allowed
+
+
 def test_no_csrf_token_and_no_session_is_asked_for(ada):
     client = APIClient(enforce_csrf_checks=True)
     client.force_login(ada)

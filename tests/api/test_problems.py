@@ -92,6 +92,12 @@ class TestNowhere:
         assert response["Content-Type"] == "application/problem+json"
         assert response.json()["code"] == "not_found"
 
+    @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
+    def test_below_api_asks_for_no_csrf_token(self, db, method):
+        strict = APIClient(enforce_csrf_checks=True)
+
+        problem_of(getattr(strict, method)("/api/v1/webhook-receipts/none/replay"), 404, "not_found")
+
     def test_elsewhere_is_a_page_for_people(self, bystander):
         response = bystander.get("/nowhere", headers={"Accept": "text/html"})
 

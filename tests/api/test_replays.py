@@ -162,6 +162,15 @@ class TestRefusals:
             ({"ids": [str(uuid4())], "state": "poison"}, ("#/ids", "invalid")),
             ({"ids": []}, ("#/ids", "empty")),
             ({"ids": ["x"]}, ("#/ids/0", "invalid")),
+            ({"ids": [False]}, ("#/ids/0", "invalid")),
+            ({"ids": [1]}, ("#/ids/0", "invalid")),
+            ({"ids": ["0190a6c47b4e7c1a9d3b0f1e2d3c4b5b"]}, ("#/ids/0", "invalid")),
+            ({"state": "poison", "dry_run": "no"}, ("#/dry_run", "invalid")),
+            ({"state": "poison", "dry_run": 0}, ("#/dry_run", "invalid")),
+            ({"state": "poison", "limit": "1"}, ("#/limit", "invalid")),
+            ({"state": "poison", "limit": True}, ("#/limit", "invalid")),
+            ({"state": "poison", "limit": 1.5}, ("#/limit", "invalid")),
+            ({"state": "poison", "cursor": 5}, ("#/cursor", "invalid")),
             ({"provider": "nobody"}, ("#/provider", "invalid_choice")),
             ({"state": "lost"}, ("#/state", "invalid_choice")),
             ({"received_after": "yesterday"}, ("#/received_after", "invalid")),
@@ -174,6 +183,20 @@ class TestRefusals:
     )
     def test_what_names_no_receipts(self, repairer, body, place):
         assert places(problem_of(repairer.post(REPLAY, body), 400, "invalid")) == [place]
+
+    @pytest.mark.parametrize(
+        ("body", "place"),
+        [
+            (r'{"state": "\ud800"}', ("#/state", "invalid_choice")),
+            (r'{"provider": "\udfff"}', ("#/provider", "invalid_choice")),
+            (r'{"ids": ["\ud800"]}', ("#/ids/0", "invalid")),
+            (r'{"received_after": "\ud800"}', ("#/received_after", "invalid")),
+        ],
+    )
+    def test_half_a_surrogate_pair_is_refused_and_not_repeated(self, repairer, body, place):
+        response = repairer.generic("POST", REPLAY, body, content_type="application/json")
+
+        assert places(problem_of(response, 400, "invalid")) == [place]
 
     @pytest.mark.parametrize("who", ["owner", "operator", "supervisor"])
     def test_others_may_not(self, request, who):

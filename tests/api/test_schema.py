@@ -1,23 +1,18 @@
-"""The OpenAPI document: complete, and true of what the views answer."""
+"""The OpenAPI document: complete, and consistent with itself."""
 
-import io
-import json
 import re
-from datetime import datetime
 from html.parser import HTMLParser
 
 import pytest
 from django.conf import settings
-from django.core.management import call_command
-from django.urls import resolve
-from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema import ValidationError
 
-from api.schema import PROBLEMS
-from mailer.models import Attempt
+from api import throttles
+from api.document import LINKS, DocumentView
+from api.schema import PROBLEMS, how_often
 from mailer.status import CHOICES
-from tests.api.conftest import PASSWORD, client_of, deliver, happen, make_user, post
-from users import challenges
-from users.models import EmailChallenge, User
+from tests.api.openapi import check, fields, invalid_examples, operations, problem_examples
+from tests.conftest import in_threads
 
 OPERATIONS = {
     ("post", "/api/v1/accounts/register"): "register",
@@ -51,43 +46,16 @@ PUBLIC = {
     *("confirm_email_change", "request_password_reset", "reset_password"),
 }
 
-ADA = {"email": "ada@example.com", "password": PASSWORD}
 
-formats = FormatChecker()
+class TestLimits:
+    def test_are_told_as_they_are_set(self, settings):
+        settings.THROTTLES = {"register_ip": ((10, 3600.0),), "user": ((5, 300.0), (20, 86_400.0))}
 
-
-@formats.checks("date-time", raises=ValueError)
-def is_time(value):
-    return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
-
-
-@pytest.fixture(scope="module")
-def document():
-    written = io.StringIO()
-    call_command("spectacular", "--validate", "--fail-on-warn", "--format", "openapi-json", stdout=written)
-    return json.loads(written.getvalue())
-
-
-def operations(document):
-    return {operation["operationId"]: operation for path in document["paths"].values() for operation in path.values()}
-
-
-def strict(schema):
-    """Turn an OpenAPI 3.0 schema into a JSON schema that allows no property but those it names."""
-    if isinstance(schema, list):
-        return [strict(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    parts = {name: strict(part) for name, part in schema.items() if name != "nullable"}
-    if "properties" in parts:
-        parts.setdefault("additionalProperties", False)
-    return {"anyOf": [parts, {"type": "null"}]} if schema.get("nullable") is True else parts
-
-
-def check(document, schema, value):
-    """Hold a value to a schema of the document. Raises `jsonschema.ValidationError`."""
-    components = {"schemas": strict(document["components"]["schemas"])}
-    Draft202012Validator({**strict(schema), "components": components}, format_checker=formats).validate(value)
+        assert how_often([throttles.Registering()]) == "At most 10 times an hour for one client."
+        assert how_often([throttles.PerUser()]) == (
+            "At most 5 times in 300 seconds for one user, 20 times a day for one user."
+        )
+        assert how_often([throttles.Verifying()]) == ""
 
 
 class TestDocument:
@@ -108,8 +76,41 @@ class TestDocument:
         assert {name for name, operation in operations(document).items() if len(operation["tags"]) != 1} == set()
         assert {name for name, operation in operations(document).items() if not operation.get("description")} == set()
 
+    def test_every_operation_has_a_summary_of_its_own(self, document):
+        summaries = [operation["summary"] for operation in operations(document).values()]
+
+        assert len({*summaries}) == len(summaries)
+        assert {tag["name"] for tag in document["tags"]} == {
+            tag for operation in operations(document).values() for tag in operation["tags"]
+        }
+
+    def test_every_operation_says_who_may(self, document):
+        said = {
+            name: operation["description"].rpartition("For ")[2] for name, operation in operations(document).items()
+        }
+
+        assert {name for name, words in said.items() if words == "anyone."} == PUBLIC
+        assert said["registration"] == "who registered, with the `status_token` as Bearer."
+        assert said["account"] == "users, with a token."
+        assert said["delivery"] == "operators: needs `mailer.view_deliverystatus`."
+        assert {words.split()[0] for words in said.values()} == {"anyone.", "who", "users,", "operators:"}
+
+    def test_links_lead_to_what_is_there(self, document):
+        linked = operations(document)
+        links = [
+            link
+            for operation in linked.values()
+            for response in operation["responses"].values()
+            for link in response.get("links", {}).values()
+        ]
+
+        assert len(links) == sum(map(len, LINKS.values()))
+        for link in links:
+            named = {one["name"] for one in linked[link["operationId"]].get("parameters", [])}
+            assert {*link["parameters"]} <= named
+
     def test_a_token_is_needed_where_it_is(self, document):
-        free = {name for name, operation in operations(document).items() if not any(operation.get("security", [{}]))}
+        free = {name for name, operation in operations(document).items() if operation["security"] == []}
 
         assert free == PUBLIC
         assert document["components"]["securitySchemes"]["token"]["name"] == "Authorization"
@@ -132,6 +133,36 @@ class TestDocument:
                 for content in part.get("content", {}).values():
                     for example in content["examples"].values():
                         check(document, content["schema"], example["value"])
+
+    def test_errors_in_examples_are_about_what_the_operation_takes(self, document):
+        for name, operation in operations(document).items():
+            for example in invalid_examples(operation):
+                [error] = example["errors"]
+                if "pointer" in error:
+                    assert error["pointer"].removeprefix("#/") in fields(document, operation), name
+                else:
+                    assert error["parameter"] in {one["name"] for one in operation["parameters"]}, name
+
+    def test_problems_in_examples_happened_where_they_are_shown(self, document):
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                shown = {example["instance"] for example in problem_examples(operation)}
+                assert [re.sub(r"/[0-9a-f-]{36}", "/{id}", one) for one in shown] == [path]
+
+    def test_new_passwords_are_as_long_as_the_validators_want(self, document):
+        schemas = document["components"]["schemas"]
+
+        assert schemas["RegistrationRequest"]["properties"]["password"]["minLength"] == 12
+        assert schemas["ChangePasswordRequest"]["properties"]["new_password"]["minLength"] == 12
+        assert schemas["ChangePasswordRequest"]["properties"]["password"]["minLength"] == 1
+
+    def test_receipts_are_named_in_one_of_two_ways(self, document):
+        schema = document["components"]["schemas"]["SelectionRequest"]
+
+        check(document, schema, {"state": "poison", "provider": "postmark"})
+        for wrong in ({}, {"limit": 1}, {"ids": ["0190a6c4-7b3e-7c1a-9d3b-0f1e2d3c4b5a"], "state": "poison"}):
+            with pytest.raises(ValidationError):
+                check(document, schema, wrong)
 
     def test_every_status_but_the_good_ones_is_a_problem(self, document):
         for operation in operations(document).values():
@@ -180,148 +211,6 @@ class TestDocument:
         assert {pair for pair in secret if pair[1] in {"password", "token", "digest"}} == {("NewToken", "token")}
 
 
-@pytest.mark.django_db
-class TestAnswers:
-    """What the views answer in the main flows, each held to what the document says of it."""
-
-    @pytest.fixture
-    def ask(self, document):
-        def ask(client, method, path, body=None, *, expect, **headers):
-            response = getattr(client, method)(path, body, headers=headers)
-            assert response.status_code == expect, response.content
-            template = "/" + re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", resolve(path).route).replace("{pk}", "{id}")
-            answers = document["paths"][template][method]["responses"][str(expect)]
-            if not response.content:
-                assert "content" not in answers
-                return None
-            content = answers["content"][response["Content-Type"].partition(";")[0]]
-            check(document, content["schema"], response.json())
-            if expect >= 400:
-                assert PROBLEMS[response.json()["code"]][0] == expect
-                shown = {example["value"]["code"] for example in content["examples"].values()}
-                assert response.json()["code"] in shown
-            return response.json()
-
-        return ask
-
-    def test_from_registration_to_revocation(self, ask, anyone):
-        answer = ask(anyone, "post", "/api/v1/accounts/register", ADA, expect=202)
-        ask(anyone, "post", "/api/v1/accounts/register", ADA, expect=202)
-        status = f"/api/v1/accounts/registrations/{answer['registration_id']}"
-        bearer = {"Authorization": f"Bearer {answer['status_token']}"}
-        ask(anyone, "get", status, expect=200, **bearer)
-        ask(anyone, "get", status, expect=401)
-        ask(anyone, "get", status, expect=401, Authorization="Bearer nonsense")
-        by_code = {"registration_id": answer["registration_id"], "code": "0000 0000"}
-        ask(anyone, "post", "/api/v1/accounts/verify-email", {**by_code, "code": ""}, expect=400)
-        for status_code in (404, 404, 404, 404, 404, 410):
-            ask(anyone, "post", "/api/v1/accounts/verify-email", by_code, expect=status_code)
-        ask(anyone, "post", "/api/v1/accounts/register", {"email": "a"}, expect=400)
-        ask(anyone, "post", "/api/v1/accounts/verify-email/resend", {"email": ADA["email"]}, expect=202)
-        challenge = EmailChallenge.objects.get()
-        link = {"token": challenges.link_token(challenge)}
-        ask(anyone, "post", "/api/v1/accounts/verify-email", link, expect=200)
-        ask(anyone, "post", "/api/v1/accounts/verify-email", link, expect=200)
-        ask(anyone, "post", "/api/v1/accounts/verify-email", {"token": "x"}, expect=404)
-        ask(anyone, "post", "/api/v1/auth/tokens", {**ADA, "password": "wrong"}, expect=401)
-        token = ask(anyone, "post", "/api/v1/auth/tokens", ADA, expect=201)["token"]
-        user = {"Authorization": f"Token {token}"}
-        ask(anyone, "get", "/api/v1/accounts/me", expect=200, **user)
-        ask(anyone, "get", "/api/v1/auth/tokens", expect=200, **user)
-        ask(anyone, "get", "/api/v1/deliveries", expect=403, **user)
-        ask(anyone, "delete", "/api/v1/auth/tokens/nobodys", expect=404, **user)
-        ask(anyone, "delete", "/api/v1/auth/tokens/current", expect=204, **user)
-        ask(anyone, "get", "/api/v1/accounts/me", expect=401, **user)
-        ask(anyone, "get", "/api/v1/accounts/me", expect=401)
-        ask(anyone, "get", "/api/v1/accounts/me", expect=406, Accept="text/html")
-
-    def test_what_a_user_changes(self, ask, anyone, owner, ada):
-        me, password = "/api/v1/accounts/me", {"password": PASSWORD}
-        ask(owner, "patch", me, {"locale": "de"}, expect=200)
-        ask(owner, "patch", me, {"locale": "tlh"}, expect=400)
-        ask(owner, "post", f"{me}/email", {**password, "email": "ada@example.net"}, expect=202)
-        ask(owner, "get", me, expect=200)
-        ask(owner, "post", f"{me}/email", {"password": "wrong", "email": "ada@example.net"}, expect=400)
-        ask(owner, "delete", f"{me}/email", expect=204)
-        ask(anyone, "delete", f"{me}/email", expect=401)
-        link = {
-            "token": challenges.link_token(
-                challenges.issue(ada, "change_email", email="a@b.example", typed="a@b.example")
-            )
-        }
-        ask(anyone, "post", "/api/v1/accounts/email-change/confirm", link, expect=200)
-        ask(anyone, "post", "/api/v1/accounts/email-change/confirm", link, expect=200)
-        ask(anyone, "post", "/api/v1/accounts/email-change/confirm", {"token": "x"}, expect=404)
-        new = {**password, "new_password": "staple incorrect donkey"}
-        token = ask(owner, "post", f"{me}/password", new, expect=200)["token"]
-        user = {"Authorization": f"Token {token}"}
-        ask(owner, "post", f"{me}/password", new, expect=401)
-        ask(anyone, "post", f"{me}/password", new, expect=400, **user)
-        ask(anyone, "delete", me, password, expect=400, **user)
-        ask(anyone, "delete", me, {"password": "staple incorrect donkey"}, expect=204, **user)
-
-    def test_a_new_password(self, ask, anyone, ada):
-        reset, confirm = "/api/v1/accounts/password-reset", "/api/v1/accounts/password-reset/confirm"
-        ask(anyone, "post", reset, {"email": ada.email}, expect=202)
-        ask(anyone, "post", reset, {"email": "ada"}, expect=400)
-        link = {"token": challenges.link_token(EmailChallenge.objects.get()), "password": "staple incorrect donkey"}
-        ask(anyone, "post", confirm, {**link, "password": "short"}, expect=400)
-        ask(anyone, "post", confirm, link, expect=204)
-        ask(anyone, "post", confirm, link, expect=410)
-        ask(anyone, "post", confirm, {**link, "token": "x"}, expect=404)
-
-    def test_an_expired_link(self, ask, anyone):
-        challenge = User.objects.create_user("ada@example.com").challenges.get()
-        challenge.expires_at = challenge.created_at
-        challenge.created_at = challenge.expires_at.replace(year=2025)
-        EmailChallenge.objects.filter(pk=challenge.pk).update(expires_at=challenge.created_at)
-        challenge.refresh_from_db()
-
-        ask(anyone, "post", "/api/v1/accounts/verify-email", {"token": challenges.link_token(challenge)}, expect=410)
-
-    @pytest.mark.parametrize("who", ["owner", "supervisor", "operator"])
-    def test_deliveries(self, ask, request, ada, who):
-        client = request.getfixturevalue(who)
-        base = "/api/v1/accounts/me/deliveries" if who == "owner" else "/api/v1/deliveries"
-        for _ in range(3):
-            delivery = deliver(user=ada, events=["sent", "delivered", "opened"], provider="postmark")
-        happen(delivery, "complained", esp_message_id="esp-1", detail="ada@example.com", reject_reason="spam")
-        Attempt.objects.create(message_id=delivery.message_id, token=1, provider="postmark", http_status=200)
-
-        first = ask(client, "get", base, {"page_size": 2}, expect=200)
-        second = client.get(first["next"]).json()
-        detail = ask(client, "get", f"{base}/{delivery.pk}", expect=200)
-
-        assert (len(first["results"]), len(second["results"]), second["next"]) == (2, 1, None)
-        assert second["previous"] is not None
-        assert len(detail["events"]) == 5
-        ask(client, "get", base, {"state": "x"}, expect=400)
-        ask(client, "get", base, {"cursor": "x"}, expect=400)
-        ask(client, "get", f"{base}/0190a6c4-7b3e-7c1a-9d3b-0f1e2d3c4b5a", expect=404)
-
-    def test_webhook_receipts(self, ask, repairer):
-        receipt = post(deliver(), b"a@b.example {")
-
-        ask(repairer, "get", "/api/v1/webhook-receipts", expect=200)
-        ask(repairer, "get", "/api/v1/webhook-receipts", {"x": "y"}, expect=400)
-        base = f"/api/v1/webhook-receipts/{receipt.pk}"
-        ask(repairer, "get", base, expect=200)
-        ask(repairer, "post", f"{base}/replay", {"dry_run": True}, expect=200)
-        ask(repairer, "post", f"{base}/replay", {"dry_run": "perhaps"}, expect=400)
-        ask(repairer, "post", "/api/v1/webhook-receipts/0190a6c4-7b3e-7c1a-9d3b-0f1e2d3c4b5a/replay", expect=404)
-
-    def test_the_audit(self, ask, anyone):
-        auditor = client_of(make_user("auditor@example.net", "view_auditentry"))
-        ask(anyone, "post", "/api/v1/accounts/register", ADA, expect=202)
-        ask(anyone, "post", "/api/v1/auth/tokens", {**ADA, "password": "a wrong one"}, expect=401)
-
-        assert len(ask(auditor, "get", "/api/v1/audit", expect=200)["results"]) == 2
-        ask(auditor, "get", "/api/v1/audit", {"action": "x"}, expect=400)
-
-    def test_a_delivery_of_nobodys_that_nobody_sent(self, ask, operator):
-        ask(operator, "get", f"/api/v1/deliveries/{deliver().pk}", expect=200)
-
-
 class Assets(HTMLParser):
     """Collects what a page loads."""
 
@@ -342,6 +231,23 @@ class TestDocs:
 
         assert response.status_code == 200
         assert b"list_deliveries" in response.content
+
+    def test_the_document_is_written_once_for_many_who_ask_at_once(self, client, monkeypatch):
+        monkeypatch.setattr(DocumentView, "_written", {})
+        written, write = [], DocumentView._write
+        monkeypatch.setattr(DocumentView, "_write", lambda *args: written.append(write(*args)) or written[-1])
+
+        answers = in_threads(4, lambda _: client.get("/api/schema/").content)
+
+        assert len(written) == 1
+        assert answers == written * 4
+
+    def test_the_document_is_in_one_language(self, client, monkeypatch):
+        monkeypatch.setattr(DocumentView, "_written", {})
+        german = client.get("/api/schema/?lang=de", headers={"Accept-Language": "de"}).content
+        monkeypatch.setattr(DocumentView, "_written", {})
+
+        assert client.get("/api/schema/").content == german
 
     def test_the_page_is_served_to_anyone_and_names_the_document(self, client):
         response = client.get("/api/docs/")
