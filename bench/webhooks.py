@@ -6,8 +6,9 @@ All run on granian with two workers of eight threads, on one durable PostgreSQL,
 plain one is there twice: with the settings of a new Django project, which connect anew for each request, and with our
 pool of eight connections. The rounds are interleaved, so that what else the machine does meets all. Every event is new
 and about a mail that is known; ours stores each request, too. A request of more than WEBHOOK_AT_ONCE events is answered
-once it is stored, and a worker, which runs all the time, records what it says: so ours has two figures, events a second
-until every request is answered, and until every status is right. The plain one's are the same.
+once it is stored, and a worker records what it says. So ours has three figures: events a second until every request is
+answered, while the worker is held still, as it were on another machine, and while it works beside the web server; and
+until every status is right, with the worker's work. The plain one's are the same, as it has no worker.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
+import psutil
 import psycopg
 
 from bench.load import request, send_all
@@ -59,14 +61,14 @@ class Case:
 
 CASES: Final = (
     Case("1 event", "postmark", 1, 400, 2),
-    Case("100 events", "sendgrid", 100, 32, 25),
-    Case("1,000 events", "sendgrid", 1000, 8, 45),
+    Case("100 events", "sendgrid", 100, 64, 25),
+    Case("1,000 events", "sendgrid", 1000, 16, 45),
 )
 
 
 @dataclass
 class Side:
-    """One of the three: how it is served, how its database is filled; `seconds` until all is answered, and recorded."""
+    """One of the three: how it is served, how its database is filled, and the seconds that each case took."""
 
     name: str
     settings: str
@@ -77,7 +79,9 @@ class Side:
     waiting: str = ""
     port: int = 0
     database: str = ""
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     answered: dict[str, list[float]] = field(default_factory=dict)
+    beside: dict[str, list[float]] = field(default_factory=dict)
     recorded: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -125,7 +129,7 @@ def serving(side: Side) -> Iterator[None]:
     environ = environment(side, side.database)
     subprocess.run([sys.executable, "-m", "bench.fill", side.fill, str(MAILS)], cwd=ROOT, env=environ, check=True)
     web = (*GRANIAN, "--port", str(side.port), *side.serve)
-    processes = [
+    side.processes = [
         subprocess.Popen(
             tethered([sys.executable, *words], signal.SIGTERM), cwd=ROOT, env=environ, stderr=subprocess.DEVNULL
         )
@@ -133,13 +137,27 @@ def serving(side: Side) -> Iterator[None]:
         if words
     ]
     try:
-        until_it_answers(f"http://127.0.0.1:{side.port}", processes[0])
+        until_it_answers(f"http://127.0.0.1:{side.port}", side.processes[0])
         yield
     finally:
-        for process in processes:
+        for process in side.processes:
             process.terminate()
-        for process in processes:
+        for process in side.processes:
             process.wait(START)
+
+
+@contextmanager
+def still(side: Side) -> Iterator[None]:
+    """Stop a side's worker for a while, where it has one."""
+    parents = [psutil.Process(process.pid) for process in side.processes[1:]]
+    workers = [each for parent in parents for each in (parent, *parent.children(recursive=True))]
+    for process in workers:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in workers:
+            process.resume()
 
 
 _seconds = itertools.count(1_700_000_000)
@@ -183,12 +201,17 @@ def play(rounds: int, cases: Sequence[Case], say: Callable[[str], Any]) -> bool:
             stack.enter_context(serving(side))
         for number in range(rounds + 1):
             for case, side in itertools.product(cases, SIDES if number % 2 else SIDES[::-1]):
-                requests = drawn(case, draw)
-                answered = send_all(side.port, requests, CONNECTIONS)
-                recorded = answered + _until_recorded(side)
+                with still(side):
+                    answered = send_all(side.port, drawn(case, draw), CONNECTIONS)
+                _until_recorded(side)
                 if number:  # the first warms up
                     side.answered.setdefault(case.name, []).append(answered)
-                    side.recorded.setdefault(case.name, []).append(recorded)
+            for case in cases:
+                beside = send_all(OURS.port, drawn(case, draw), CONNECTIONS)
+                recorded = beside + _until_recorded(OURS)
+                if number:
+                    OURS.beside.setdefault(case.name, []).append(beside)
+                    OURS.recorded.setdefault(case.name, []).append(recorded)
     heads = "".join(f"{head:>22}" for head in ("ours, events/s", "plain", "pooled"))
     say(f"{'a request':14}{'ours until':13}{heads}{'times plain':>18}{'times pooled':>18}  goal\n")
     return all([_rows(case, say) for case in cases])  # noqa: C419  # each is shown
@@ -206,6 +229,7 @@ def _until_recorded(side: Side) -> float:
 
 def _rows(case: Case, say: Callable[[str], Any]) -> bool:
     answered = _row(case, "answered", OURS.answered[case.name], say)
+    _row(case, "with worker", OURS.beside[case.name], say)
     _row(case, "recorded", OURS.recorded[case.name], say)
     return answered >= case.goal
 
