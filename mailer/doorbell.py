@@ -119,12 +119,13 @@ class Line:
 
     def _publish(self, connection: Connection) -> None:
         try:
-            if not is_crowded(connection):
+            queue = queue_of(self._task)
+            if not is_crowded(connection, queue):
                 # Mandatory, so that RabbitMQ complains of a hint that fits into no queue.
                 current_app.send_task(
                     self._task,
                     connection=connection,
-                    queue=settings.HINTS_QUEUE,
+                    queue=queue,
                     retry=False,
                     mandatory=True,
                     timeout=TIMEOUT,
@@ -143,12 +144,17 @@ class Line:
                 connection.release()
 
 
-def is_crowded(connection: Connection) -> bool:
+def queue_of(task: str) -> str:
+    """Return the name of the queue that the hints of a task wait in."""
+    return str(settings.CELERY_TASK_ROUTES[task]["queue"])
+
+
+def is_crowded(connection: Connection, name: str) -> bool:
     """Tell whether so many hints wait that one more is of no use; declares their queue where it is missing.
 
     So the queue has an end while no worker runs, at every broker, and with any number of processes that ring.
     """
-    queue = current_app.amqp.queues[settings.HINTS_QUEUE]
+    queue = current_app.amqp.queues[name]
     declared: Any = queue(connection.default_channel).queue_declare()  # which the types take for a text
     return int(declared.message_count) >= CROWD
 
@@ -161,7 +167,7 @@ class Hint(Task[Any, Any]):
     ) -> "AsyncResult[Any] | None":
         """Publish it, unless the queue is crowded."""
         with self.app.producer_or_acquire(producer) as ours:
-            if is_crowded(ours.connection):
+            if is_crowded(ours.connection, queue_of(self.name)):
                 return None
             # A queue without a leader takes a hint and never confirms it; beat, for one, has to go on.
             return super().apply_async(args, kwargs, producer=ours, **{"confirm_timeout": DOWN, **options})

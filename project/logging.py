@@ -88,9 +88,11 @@ SHARED: list[Processor] = [
 
 def _json(value: Any, **_: Any) -> str:
     try:
-        return orjson.dumps(value).decode()
+        line = orjson.dumps(value)
     except TypeError:  # it holds what is no UTF-8, or a number of more than 64 bits
         return json.dumps(value)
+    # Beyond ASCII are characters that end a line, or that a terminal obeys.
+    return line.decode() if line.isascii() else json.dumps(value)
 
 
 RENDERERS: Final[dict[str, Processor]] = {
@@ -110,9 +112,9 @@ class Formatter(structlog.stdlib.ProcessorFormatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
-        if not isinstance(record.msg, dict):
+        if not hasattr(record, "_logger"):  # which structlog gives it
             return super().format(record)
-        event: Any = dict(record.msg)  # another handler's may see it, too
+        event: Any = dict(record.msg)  # type: ignore[arg-type]  # a copy: another handler may see it, too
         for processor in self._rest:
             event = processor(None, record.levelname, event)
         return str(event)
@@ -121,7 +123,7 @@ class Formatter(structlog.stdlib.ProcessorFormatter):
 def configure(*, level: str, style: Literal["json", "console"]) -> dict[str, Any]:
     """Configure structlog and return the `LOGGING` dictionary that sends the standard library the same way."""
     logging.captureWarnings(capture=True)
-    # What no line shows is not looked up (Logging HOWTO, "Optimization").
+    # What no line of ours shows is not looked up, for other handlers neither (Logging HOWTO, "Optimization").
     logging._srcfile = None  # noqa: SLF001
     for name in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
         setattr(logging, name, False)

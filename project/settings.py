@@ -253,11 +253,16 @@ CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # a worker waits for its broker for
 # Hints have a queue of their own: when enough of them wait, no more are added, whatever else a fork may queue.
 CELERY_TASK_DEFAULT_QUEUE = env.str("CELERY_QUEUE", default="celery")
 HINTS_QUEUE = f"{CELERY_TASK_DEFAULT_QUEUE}-hints"
+# So have those of webhooks to be read: a burst of them leaves no mail waiting.
+READING_QUEUE = f"{CELERY_TASK_DEFAULT_QUEUE}-webhooks"
 CELERY_TASK_QUEUES = {
-    name: {"queue_arguments": dict(_broker.queue_arguments)} for name in (CELERY_TASK_DEFAULT_QUEUE, HINTS_QUEUE)
+    name: {"queue_arguments": dict(_broker.queue_arguments)}
+    for name in (CELERY_TASK_DEFAULT_QUEUE, HINTS_QUEUE, READING_QUEUE)
 }
 CELERY_TASK_ROUTES = {
-    task: {"queue": HINTS_QUEUE} for task in ("mailer.tasks.deliver", "mailer.tasks.sweep", "webhooks.tasks.read")
+    "mailer.tasks.deliver": {"queue": HINTS_QUEUE},
+    "mailer.tasks.sweep": {"queue": HINTS_QUEUE},
+    "webhooks.tasks.read": {"queue": READING_QUEUE},
 }
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_STORE_EAGER_RESULT = False

@@ -91,8 +91,6 @@ def issue(
     ]
     [challenge] = EmailChallenge.objects.raw(_ISSUE, values)
     challenge.user, challenge.renews = user, renews
-    if user is not None:
-        user.last_issued = challenge
     return challenge
 
 

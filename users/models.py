@@ -65,8 +65,6 @@ class User(AbstractBaseUser, PermissionsMixin):
         verbose_name = _("user")
         verbose_name_plural = _("users")
 
-    # The challenge that was last issued by way of this object.
-    last_issued: "EmailChallenge | None" = None
     # Whether the address was verified when this row was last read or written: see `newly_verified`.
     _was_verified = False
     # The canonical address as it was then; None where it was not read.

@@ -1,5 +1,7 @@
 """Receipts that are read later: those that report much, those that could not be recorded, those that are replayed."""
 
+import time
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -15,23 +17,49 @@ from webhooks.models import DUE, WebhookReceipt
 log = structlog.get_logger(__name__)
 State = WebhookReceipt.State
 
-# Receipts that one round reads.
+# Receipts that one round reads at most, and seconds: who reads does not send meanwhile.
 LIMIT: Final = 100
+SHIFT: Final = 1.0
 # What reading a receipt may change in it: never its body, which may be large.
 OUTCOME: Final = ("state", "error", "events", "unreadable", "new_events", "run_at")
 
 
 def read_due(limit: int = LIMIT) -> int:
-    """Read receipts whose time has come; return how many were processed.
+    """Read receipts whose time has come, one after another; return how many were processed.
 
-    Safe in any number of processes: each takes its own, and puts it off before it tries, so that one which kills its
-    process comes up again only when its next time has come, and in the end is poison.
+    It ends after `limit` of them or some `SHIFT` seconds, and then rings for a worker if that may not be all. Safe in
+    any number of processes: each takes its own, and puts it off before it tries, so that one which kills its process
+    comes up again only when its next time has come, and in the end is poison.
     """
+    end = time.monotonic() + SHIFT
     with connection.cursor() as cursor:
         cursor.execute(_EXHAUSTED, [len(DELAYS)])
-        cursor.execute(_TAKE, {"delays": list(DELAYS), "limit": limit})
-        taken = [row[0] for row in cursor.fetchall()]
-    return sum(_read(identifier) for identifier in taken)
+    processed = 0
+    for _ in range(limit):
+        identifier = _take()
+        if identifier is None:
+            return processed
+        processed += _read(identifier)
+        if time.monotonic() >= end:
+            break
+    inbox.READING.ring()
+    return processed
+
+
+def _take() -> UUID | None:
+    with connection.cursor() as cursor:
+        cursor.execute(_TAKE, {"delays": list(DELAYS)})
+        row = cursor.fetchone()
+    return row and UUID(str(row[0]))
+
+
+def _contents(receipt: WebhookReceipt) -> normal.Contents:
+    """Return what a receipt says. What says no time of its own happened when it came in, not when it is read."""
+    contents = inbox.contents_of(receipt)
+    contents.facts[:] = [
+        fact if fact.occurred_at else replace(fact, occurred_at=receipt.received_at) for fact in contents.facts
+    ]
+    return contents
 
 
 def _read(identifier: UUID) -> bool:
@@ -40,7 +68,7 @@ def _read(identifier: UUID) -> bool:
             receipt = WebhookReceipt.objects.select_for_update().filter(pk=identifier, state__in=DUE).first()
             if receipt is None:
                 return False  # another one was faster
-            inbox.record_all(receipt.provider, [Entry(receipt, contents=inbox.contents_of(receipt))])
+            inbox.record_all(receipt.provider, [Entry(receipt, contents=_contents(receipt))])
             receipt.run_at = None
             receipt.save(update_fields=OUTCOME)
     except Exception as error:  # as in `inbox.process_all`
@@ -64,7 +92,7 @@ def replay(identifier: UUID) -> tuple[WebhookReceipt, list[Fact], list[Recorded]
     raises what `inbox.record_all` raises then, and `WebhookReceipt.DoesNotExist`.
     """
     receipt = WebhookReceipt.objects.get(pk=identifier)
-    contents = inbox.contents_of(receipt)
+    contents = _contents(receipt)
     if _is_known(receipt, contents):
         return receipt, contents.facts, []
     return _replay(identifier)
@@ -83,7 +111,7 @@ def _is_known(receipt: WebhookReceipt, contents: normal.Contents) -> bool:
 def _replay(identifier: UUID) -> tuple[WebhookReceipt, list[Fact], list[Recorded]]:
     receipt = WebhookReceipt.objects.select_for_update(no_key=True).get(pk=identifier)
     before, known = _outcome(receipt), receipt.new_events
-    entry = Entry(receipt, contents=inbox.contents_of(receipt))
+    entry = Entry(receipt, contents=_contents(receipt))
     [recorded] = inbox.record_all(receipt.provider, [entry])
     receipt.new_events += known
     receipt.run_at = None
@@ -102,7 +130,7 @@ _RECEIPT: Final = WebhookReceipt._meta.db_table
 _TAKE: Final = f"""
 WITH due AS MATERIALIZED (
     SELECT id FROM {_RECEIPT} WHERE state IN ('waiting', 'retry') AND run_at <= now()
-    ORDER BY run_at LIMIT %(limit)s
+    ORDER BY run_at LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE {_RECEIPT} r

@@ -49,7 +49,7 @@ class WebhookReceipt(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["state", "-id"], name="receipt_by_state"),
             models.Index(fields=["received_at"], name="receipt_by_time"),
-            models.Index(fields=["run_at"], condition=Q(state__in=DUE), name="receipt_due"),
+            models.Index(fields=["run_at"], condition=Q(state__in=DUE), name="receipt_waiting"),
         ]
 
     def __str__(self) -> str:

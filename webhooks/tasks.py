@@ -8,9 +8,6 @@ from celery import shared_task
 from mailer.doorbell import Hint
 from webhooks import inbox, later, retention
 
-# Seconds that one task reads for, and receipts that it takes at once: what it has taken nobody else reads.
-SHIFT: Final = 10.0
-SHARE: Final = 4
 # Seconds that one cleanup takes at most, below the time after which Celery kills a task.
 CLEANUP: Final = 300.0
 
@@ -18,14 +15,7 @@ CLEANUP: Final = 300.0
 @shared_task(name=inbox.READING.task, base=Hint)
 def read() -> int:
     """Read receipts that wait, for a while, and ring again if that was not all; return how many were processed."""
-    end = time.monotonic() + SHIFT
-    processed = 0
-    while some := later.read_due(SHARE):
-        processed += some
-        if time.monotonic() > end:
-            inbox.READING.ring()
-            break
-    return processed
+    return later.read_due()
 
 
 @shared_task

@@ -21,7 +21,7 @@ from tests.journeys.conftest import PASSWORD, Service, deployed, elapsed, journe
 
 # Seconds that an answer may take: a hash, some statements and, of each process once in five seconds, a quarter of a
 # second for a Redis that says nothing (`users.limits`); the rest is for a machine that is busy with other tests.
-PROMPT = 3.0
+PROMPT = 10.0
 # Seconds for mails to leave once all is back: the worker tries the broker again after 2, 4, 6 seconds, and the mail
 # after up to 2, 4, 8 seconds; a provider that has failed ten times is left alone for five.
 CONVERGED = 60.0
@@ -109,7 +109,7 @@ def hanging(provider):
 
 @contextmanager
 def killed_worker(world):
-    world.provider.faults(latency_ms=300)  # so that it dies with requests under way
+    world.provider.faults(latency_ms=3000)  # so that it dies with requests under way
     world.service.register(f"{uuid4()}@example.org")
     wait_until(lambda: world.ask("SELECT 1 FROM mailer_message WHERE state = 'sending'"))
     kill(world.worker)

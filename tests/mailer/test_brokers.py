@@ -52,7 +52,8 @@ def broker(server, monkeypatch):
     monkeypatch.setattr(doorbell, "DOWN", 0.05)
     monkeypatch.setattr(doorbell, "TIMEOUT", 2.0)
     # One that knows of no outage: a test before may have ended in one, of which no second word is lost.
-    monkeypatch.setattr(doorbell, "_ringer", doorbell.Ringer(lambda: doorbell._line(os.getpid()).publish()))
+    publish = doorbell.Ringer(lambda: doorbell._line(os.getpid(), doorbell.DELIVER).publish())
+    monkeypatch.setattr(doorbell._delivery, "_ringer", publish)
     with spoken_to(server.url):
         with current_app.connection_for_write() as connection:
             for queue in current_app.amqp.queues.values():
@@ -262,7 +263,7 @@ ONLY_RABBITMQ = pytest.mark.parametrize(
 @ONLY_RABBITMQ
 def test_rabbitmq_says_that_it_refused_a_hint(broker, line, monkeypatch):
     """A full queue answers a publication with a nack, which only a channel in confirm mode gets."""
-    monkeypatch.setattr(settings, "HINTS_QUEUE", "narrow")
+    monkeypatch.setitem(settings.CELERY_TASK_ROUTES, doorbell.DELIVER, {"queue": "narrow"})
     full = {"x-max-length": 1, "x-overflow": "reject-publish"}
 
     def fill():
@@ -278,7 +279,7 @@ def test_rabbitmq_says_that_a_hint_fits_into_no_queue(broker, line, monkeypatch)
     line.publish()
     connection = line._connection
 
-    def lose_the_queue(_):
+    def lose_the_queue(*_):
         current_app.amqp.queues[settings.HINTS_QUEUE](connection.default_channel).delete()
 
     monkeypatch.setattr(doorbell, "is_crowded", lose_the_queue)

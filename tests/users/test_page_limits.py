@@ -34,7 +34,12 @@ def limited(settings, monkeypatch):
     """The limits as they are deployed, uncharged."""
     settings.THROTTLES = read_throttles(Environments())
     monkeypatch.setattr(limits, "PREFIX", f"test:{get_random_string(12)}")
+    # A machine that stops for a moment is no outage.
+    monkeypatch.setattr(limits, "TIMEOUT", 5.0)
+    limits._client.cache_clear()
     monkeypatch.setattr(limits, "_outage", Outage("limits_not_held", "limits_held_again", limits.DOWN))
+    yield
+    limits._client.cache_clear()
 
 
 def at(address, language="en"):

@@ -12,14 +12,14 @@ from knox.models import AuthToken
 from uuid_utils.compat import uuid7
 
 from mailer.models import Message
-from users import challenges, registration
+from users import challenges, credentials, registration
 from users.challenges import MAILS_A_DAY, Outcome, link_token
 from users.models import EmailChallenge, User
 from users.registration import Verification, is_status_token, read, register, status_token
 
 pytestmark = pytest.mark.django_db
 
-FIRST, SECOND = "correct horse battery", "another horse battery"
+FIRST, SECOND, THIRD = "correct horse battery", "another horse battery", "staple incorrect donkey"
 
 
 def ada(password: str = FIRST):
@@ -162,15 +162,29 @@ def test_somebody_who_comes_later_changes_nothing_for_the_first_mail():
     assert logs_in(FIRST)
 
 
-def test_a_mail_that_was_asked_for_again_is_the_last_registrations():
+def test_a_mail_that_was_asked_for_again_where_several_registered_has_its_reader_choose_the_password():
     ada(FIRST)
     ada(SECOND)
+    later(minutes=2)
+    registration.request_verification("ada@example.com")
+    registration.request_verification("ada@example.com")  # too soon
+
+    assert mails()[2:] == ["password_reset"]
+    newest = EmailChallenge.objects.latest("pk")
+    assert registration.verify(link_token(newest)) is Outcome.INVALID
+    assert credentials.reset_password(link_token(newest), THIRD) is Outcome.DONE
+    assert [logs_in(each) for each in (FIRST, SECOND, THIRD)] == [False, False, True]
+    assert User.objects.get().email_verified_at
+
+
+def test_a_mail_that_was_asked_for_again_belongs_to_the_only_registration():
+    ada(FIRST)
     later(minutes=2)
     registration.request_verification("ada@example.com")
 
     registration.verify(link_token(EmailChallenge.objects.latest("pk")))
 
-    assert logs_in(SECOND)
+    assert logs_in(FIRST)
 
 
 def test_a_registration_of_a_verified_address_brings_nothing():

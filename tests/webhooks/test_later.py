@@ -15,7 +15,7 @@ from mailer.models import DeliveryEvent
 from tests.conftest import in_threads
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of
-from webhooks import inbox, later, tasks
+from webhooks import inbox, later, retention, tasks
 from webhooks.models import WebhookReceipt
 from webhooks.providers import WEBHOOKS
 from webhooks.providers.base import listed
@@ -107,19 +107,59 @@ def test_the_worker_knows_the_task_that_is_rung_for():
     task = current_app.tasks[inbox.READING.task]
 
     assert (task, isinstance(task, Hint)) == (tasks.read, True)
-    assert current_app.amqp.router.route({}, task.name)["queue"].name == configured.HINTS_QUEUE
+    assert current_app.amqp.router.route({}, task.name)["queue"].name == configured.READING_QUEUE
 
 
 def test_a_worker_that_has_read_long_enough_rings_for_the_rest(post_postmark, sent, monkeypatch):
     rung = threading.Event()
     monkeypatch.setattr(inbox.READING, "_ringer", Ringer(rung.set))
-    monkeypatch.setattr(tasks, "SHIFT", 0.0)
-    for number in range(tasks.SHARE + 1):
+    monkeypatch.setattr(later, "SHIFT", 0.0)
+    for number in range(2):
         post_postmark(opens(sent("postmark", recipient=f"{number}@example.com"), 5))
 
-    assert tasks.read() == tasks.SHARE
-    assert WebhookReceipt.objects.filter(state="waiting").count() == 1
+    assert tasks.read() == 1
+    # What it has not begun with is as it was.
+    assert WebhookReceipt.objects.filter(state="waiting", attempts=0).count() == 1
     assert rung.wait(30)
+
+
+def test_one_that_fails_keeps_no_other_waiting(post_postmark, sent, monkeypatch):
+    for number in range(3):
+        post_postmark(opens(sent("postmark", recipient=f"{number}@example.com"), 5))
+    record, calls = inbox.ledger.record, []
+
+    def fail_first(facts):
+        calls.append(facts)
+        if len(calls) == 1:
+            raise AssertionError
+        return record(facts)
+
+    monkeypatch.setattr(inbox.ledger, "record", fail_first)
+
+    assert tasks.read() == 2
+    assert sorted(WebhookReceipt.objects.values_list("state", flat=True)) == ["processed", "processed", "retry"]
+
+
+def test_what_says_no_time_happened_when_it_came(post_postmark, sent):
+    event = payloads.postmark("Open", sent("postmark"))
+    del event["ReceivedAt"]
+    post_postmark([event] * 5)
+    WebhookReceipt.objects.update(received_at=Now() - timedelta(hours=1))
+
+    later.read_due()
+
+    [recorded] = DeliveryEvent.objects.filter(source="webhook")
+    assert recorded.occurred_at == WebhookReceipt.objects.get().received_at
+
+
+def test_what_waits_is_erased_with_what_it_says(post_postmark, sent):
+    post_postmark(opens(sent("postmark", recipient="ada@example.com"), 5))
+
+    erased = retention.erase("ada@example.com")
+
+    assert (erased.receipts, erased.waiting) == (1, 0)
+    assert not WebhookReceipt.objects.exists()
+    assert not DeliveryEvent.objects.filter(recipient_canonical="ada@example.com").exists()
 
 
 def test_one_whose_reader_died_is_read_a_minute_later(post_postmark, sent, monkeypatch):

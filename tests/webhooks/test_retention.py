@@ -372,8 +372,13 @@ def test_erase_leaves_no_trace_in_any_table_and_the_statistics(sent, post_postma
                 assert cursor.fetchone() == (0,), table
 
 
-def test_erase_leaves_a_receipt_that_waits_and_says_so(db):
+def test_erase_leaves_a_receipt_that_waits_and_cannot_be_recorded_and_says_so(db, monkeypatch):
     receipt(body=ADA.encode(), state="retry", run_at=Now())
+
+    def fail(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(inbox, "record_all", fail)
 
     assert retention.erase(ADA).waiting == 1
     with pytest.raises(CommandError, match="1 webhook receipts wait"):
