@@ -185,3 +185,23 @@ def waiting() -> int:
     with current_app.connection_for_read() as connection:
         queue = current_app.amqp.queues[current_app.conf.task_routes[doorbell.DELIVER]["queue"]]
         return int(queue(connection.default_channel).queue_declare().message_count)
+
+
+@contextmanager
+def dead(server: Any) -> Iterator[None]:
+    """Kill a server, and start it again."""
+    server.kill()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@contextmanager
+def frozen(server: Any) -> Iterator[None]:
+    """Have a server say nothing for a while."""
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)

@@ -5,7 +5,6 @@ The whole of it runs throughout, as it is deployed but without a relay: no mail 
 """
 
 import os
-import signal
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import psycopg
 import pytest
 
 from project.embedded import Postgres, Valkey
+from tests.brokers import dead, frozen
 from tests.conftest import Simulator, running, wait_until
 from tests.journeys.conftest import PASSWORD, Service, deployed, elapsed, journey_environment, kill, link_in, mail_to
 
@@ -80,24 +80,6 @@ def world(tmp_path_factory):
 
 
 @contextmanager
-def dead(server):
-    server.kill()
-    try:
-        yield
-    finally:
-        server.start()
-
-
-@contextmanager
-def silent(server):
-    server.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        server.process.send_signal(signal.SIGCONT)
-
-
-@contextmanager
 def hanging(provider):
     """It takes what comes and says nothing for a while, then cuts the connection: was it accepted?"""
     provider.faults(rate_hang=1, hang_ms=1000)
@@ -124,7 +106,7 @@ def killed_worker(world):
 
 @contextmanager
 def everything(world):
-    with killed_worker(world), silent(world.broker), silent(world.redis), dead(world.provider):
+    with killed_worker(world), frozen(world.broker), frozen(world.redis), dead(world.provider):
         yield
 
 
@@ -132,8 +114,8 @@ OUTAGES = {
     "broker-dead": lambda world: dead(world.broker),
     "redis-dead": lambda world: dead(world.redis),
     "provider-refuses": lambda world: dead(world.provider),
-    "broker-silent": lambda world: silent(world.broker),
-    "redis-silent": lambda world: silent(world.redis),
+    "broker-silent": lambda world: frozen(world.broker),
+    "redis-silent": lambda world: frozen(world.redis),
     "provider-hangs": lambda world: hanging(world.provider),
     "worker-killed": killed_worker,
     "everything": everything,

@@ -1,7 +1,6 @@
 """The way of a hint through each broker the service may be deployed with: while it is well, dead, frozen and wiped."""
 
 import os
-import signal
 import threading
 from contextlib import contextmanager
 
@@ -15,7 +14,7 @@ from structlog.testing import capture_logs
 from mailer import doorbell, outbox, tasks
 from mailer.doorbell import Line
 from mailer.models import Message
-from tests.brokers import AWS, BROKERS, EACH, WITHOUT_RABBITMQ, RabbitMQ, Sqs, spoken_to, waiting
+from tests.brokers import AWS, BROKERS, EACH, WITHOUT_RABBITMQ, RabbitMQ, Sqs, dead, frozen, spoken_to, waiting
 from tests.conftest import PATIENCE, running, wait_until
 from tests.mailer.conftest import enqueue, read
 
@@ -76,24 +75,6 @@ def line():
     line = Line()
     yield line
     line.hang_up()
-
-
-@contextmanager
-def frozen(server):
-    server.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        server.process.send_signal(signal.SIGCONT)
-
-
-@contextmanager
-def dead(server):
-    server.kill()
-    try:
-        yield
-    finally:
-        server.start()
 
 
 @pytest.fixture

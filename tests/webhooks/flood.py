@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -52,8 +52,8 @@ WEB: Final = (
     *("--workers", "2", "--host", "127.0.0.1", "project.asgi:application"),
 )
 WORKER: Final = ("-m", "celery", "--quiet", "-A", "project", "worker", "-c", "2")
-# Seconds between two looks at what waits for the worker.
-PAUSE: Final = 0.1
+# Seconds between two looks at what is waited for.
+PAUSE: Final = 0.02
 
 
 def environment(port: int) -> dict[str, str]:
@@ -202,7 +202,7 @@ def play(count: int, deliveries: int, seed: int, port: int) -> dict[str, Any]:
         answers = sum(pool.map(lambda place: send(url, cut[place::SENDERS]), range(SENDERS)), Counter[int]())
         seconds = time.monotonic() - begin
         matched = matching.result()
-        _until_read(begin + PATIENCE)
+        _until(_is_read, begin + PATIENCE)
         recorded = time.monotonic() - begin
         matched += match()
     return {
@@ -219,11 +219,15 @@ def play(count: int, deliveries: int, seed: int, port: int) -> dict[str, Any]:
     }
 
 
-def _until_read(end: float) -> None:
+def _until(condition: Callable[[], bool], end: float) -> None:
+    while time.monotonic() < end and not condition():
+        time.sleep(PAUSE)
+
+
+def _is_read() -> bool:
     from webhooks.models import DUE, WebhookReceipt
 
-    while time.monotonic() < end and WebhookReceipt.objects.filter(state__in=DUE).exists():
-        time.sleep(PAUSE)
+    return not WebhookReceipt.objects.filter(state__in=DUE).exists()
 
 
 def _make_late(prefix: str, numbers: Sequence[int]) -> int:
@@ -246,9 +250,7 @@ def _until_some_came_early(prefix: str) -> None:
     from mailer.models import DeliveryEvent
 
     early = DeliveryEvent.objects.filter(delivery=None, esp_message_id__startswith=f"{prefix}-")
-    deadline = time.monotonic() + PATIENCE
-    while not early.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    _until(early.exists, time.monotonic() + PATIENCE)
 
 
 def is_good(found: dict[str, Any]) -> bool:
