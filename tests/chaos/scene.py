@@ -121,13 +121,19 @@ class Scene:
         return lines
 
     def _run(self, operation: Operation, numbers: Sequence[int]) -> int:
-        """Run an operation once for each of these lines, to be killed there; return how often it was."""
+        """Run an operation once for each of these lines, to be killed there; return how often it was.
+
+        Not each run has as many lines as the one whose lines were counted, and in a small part of the points all may
+        lie behind the end: half as far in, then.
+        """
         killed = 0
         for number, addresses in zip(numbers, self._prepare(operation, numbers), strict=True):
             killed += self._at(operation, addresses, number).killed
             self.say(done=1)
         self._end()
-        return killed
+        nearer = [] if killed else sorted({number // 2 for number in numbers} - {0, *numbers})
+        self.say(lines=len(nearer))
+        return killed + (self._run(operation, nearer) if nearer else 0)
 
     def _end(self) -> None:
         self.set_aside()
