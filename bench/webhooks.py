@@ -29,10 +29,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
-import psutil
 import psycopg
 
 from bench.load import request, send_all
+from bench.workers import still
 from project.arrangement import ports
 from project.processes import tethered
 from tests.chaos.ground import ROOT, until_it_answers
@@ -146,20 +146,6 @@ def serving(side: Side) -> Iterator[None]:
             process.wait(START)
 
 
-@contextmanager
-def still(side: Side) -> Iterator[None]:
-    """Stop a side's worker for a while, where it has one."""
-    parents = [psutil.Process(process.pid) for process in side.processes[1:]]
-    workers = [each for parent in parents for each in (parent, *parent.children(recursive=True))]
-    for process in workers:
-        process.suspend()
-    try:
-        yield
-    finally:
-        for process in workers:
-            process.resume()
-
-
 _seconds = itertools.count(1_700_000_000)
 
 
@@ -201,7 +187,7 @@ def play(rounds: int, cases: Sequence[Case], say: Callable[[str], Any]) -> bool:
             stack.enter_context(serving(side))
         for number in range(rounds + 1):
             for case, side in itertools.product(cases, SIDES if number % 2 else SIDES[::-1]):
-                with still(side):
+                with still(side.processes[1:]):
                     answered = send_all(side.port, drawn(case, draw), CONNECTIONS)
                 _until_recorded(side)
                 if number:  # the first warms up

@@ -22,8 +22,8 @@ from users.outages import Outage
 
 DELIVER = "mailer.tasks.deliver"
 
-# Seconds between two rings of one process: a worker that is awake claims all there is.
-QUIET = 0.02
+# Seconds between two rings of one process: the first is at once, and a worker that is awake claims all there is.
+QUIET = 0.1
 # Seconds for which a connection is kept after a ring. A burst costs one, and none gets so old that it wants heartbeats.
 IDLE = 10.0
 # Seconds until the next try where the broker could not be reached, and for each answer of it.

@@ -119,23 +119,14 @@ def own_fact(
     )
 
 
-def open_delivery(message: Message, recipient: str, *, event_type: str) -> UUID:
-    """Write the delivery of a new message to one recipient, and its first event; return the delivery's id."""
-    delivery_id = uuid7()
-    first = own_fact(event_type, delivery_id, "")
-    with statements.prepared() as cursor:
-        cursor.execute(
-            _OPEN,
-            {
-                **_as_row(first),
-                "message_id": message.pk,
-                "kind": message.kind,
-                "user_id": message.user_id,
-                "recipient": recipient,
-                "recipient_canonical": loosely_canonical(recipient),
-            },
-        )
-    return delivery_id
+def openings(recipients: Iterable[str], *, event_type: str) -> str:
+    """Return what `OPENING` reads: a delivery for each recipient of a new message, and its first event."""
+    firsts = [(recipient, own_fact(event_type, uuid7(), "")) for recipient in recipients]
+    rows = [
+        {**_as_row(first), "recipient": recipient, "recipient_canonical": loosely_canonical(recipient)}
+        for recipient, first in firsts
+    ]
+    return orjson.dumps(rows).decode()
 
 
 def record(facts: Sequence[Fact]) -> list[Recorded]:
@@ -311,18 +302,26 @@ LEFT JOIN folded ON folded.id = written.delivery_id
 ORDER BY written.dedupe_key"""
 
 
-_OPEN: Final = f"""
-WITH opened AS (
+# Parts of the statement that writes a message, and have its `written` (id, kind, user_id): the message's deliveries,
+# and the first event of each.
+OPENING: Final = f"""
+opened AS (
     INSERT INTO {_DELIVERY} (id, message_id, kind, user_id, recipient, recipient_canonical, provider, esp_message_id,
                              status, status_rank, status_at, status_key, open_count, click_count)
-    VALUES (%(delivery_id)s, %(message_id)s, %(kind)s, %(user_id)s, %(recipient)s, %(recipient_canonical)s, '', '',
-            %(status)s, %(rank)s, statement_timestamp(), %(dedupe_key)s, 0, 0)
+    SELECT o.delivery_id, written.id, written.kind, written.user_id, o.recipient, o.recipient_canonical, '', '',
+           o.status, o.rank, statement_timestamp(), o.dedupe_key, 0, 0
+    FROM written CROSS JOIN jsonb_to_recordset(%(openings)s::jsonb) AS o(
+        delivery_id uuid, recipient text, recipient_canonical text, status text, rank smallint, dedupe_key text)
     RETURNING *
-)
-INSERT INTO {_EVENT} (delivery_id, event_type, status, rank, occurred_at, source, effect, dedupe_key,
-                      provider, esp_message_id, esp_event_id, recipient_canonical, reject_reason, detail)
-SELECT id, %(event_type)s, status, status_rank, status_at, %(source)s, 'changed', status_key, '', '', '', '', '', ''
-FROM opened"""
+),
+begun AS (
+    INSERT INTO {_EVENT} (delivery_id, event_type, status, rank, occurred_at, source, effect, dedupe_key,
+                          provider, esp_message_id, esp_event_id, recipient_canonical, reject_reason, detail)
+    SELECT opened.id, o.event_type, opened.status, opened.status_rank, opened.status_at, o.source, 'changed',
+           opened.status_key, '', '', '', '', '', ''
+    FROM opened JOIN jsonb_to_recordset(%(openings)s::jsonb) AS o(delivery_id uuid, event_type text, source text)
+        ON o.delivery_id = opened.id
+)"""
 
 _COLUMNS: Final = """event_type, status, rank, occurred_at, source, dedupe_key, provider, esp_message_id,
            esp_event_id, recipient_canonical, reject_reason, detail, receipt_id, category, smtp_status"""

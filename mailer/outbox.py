@@ -149,21 +149,24 @@ def enqueue(  # noqa: PLR0913  # all that a message is, by name
         context=dict(context or {}),
         content=content and dict(content),
     )
-    with transaction.atomic():
-        lifetime = rules.lifetime.total_seconds() if rules.lifetime else None
-        if not _insert(message, run_at, expires_at, lifetime, withheld=withheld):
-            return None
-        first = "cancelled" if withheld else "scheduled" if run_at else "queued"
-        for recipient in recipients:
-            ledger.open_delivery(message, recipient, event_type=first)
+    first = "cancelled" if withheld else "scheduled" if run_at else "queued"
+    row = {
+        "run_at": run_at,
+        "expires_at": expires_at,
+        "lifetime": rules.lifetime.total_seconds() if rules.lifetime else None,
+        "withheld": withheld,
+        "openings": ledger.openings(recipients, event_type=first),
+    }
+    if not _insert(message, row):
+        return None
 
-        def announce() -> None:
-            ids = {"message_id": str(message.pk), "correlation_id": message.correlation_id}
-            log.info("message_enqueued", kind=kind, **ids)
-            ring()
+    def announce() -> None:
+        ids = {"message_id": str(message.pk), "correlation_id": message.correlation_id}
+        log.info("message_enqueued", kind=kind, **ids)
+        ring()
 
-        # Robust, so that no failure here fails a request whose work is done; named, since Django logs the name.
-        transaction.on_commit(announce, robust=True)
+    # Robust, so that no failure here fails a request whose work is done; named, since Django logs the name.
+    transaction.on_commit(announce, robust=True)
     return message
 
 
@@ -172,19 +175,19 @@ def _correlation_id() -> str:
     return str(context.get("correlation_id") or context.get("request_id") or uuid4())[:64]
 
 
-def _insert(
-    message: Message, run_at: datetime | None, expires_at: datetime | None, lifetime: float | None, *, withheld: bool
-) -> bool:
+def _insert(message: Message, row: Mapping[str, Any]) -> bool:
+    """Write a message, its deliveries and their first events by one statement; tell whether its key was free."""
+    own = ("kind", "dedupe_key", "user_id", "correlation_id", "locale", "priority", "flow", "secret")
+    parameters = {
+        **row,
+        "id": message.pk,
+        **{column: getattr(message, column) for column in own},
+        "context": json.dumps(message.context),
+        "content": None if message.content is None else json.dumps(message.content),
+        "channel": CHANNEL,
+    }
     with statements.prepared() as cursor:
-        cursor.execute(
-            _INSERT,
-            [
-                *(message.pk, message.kind, message.dedupe_key, message.user_id, message.correlation_id),
-                *(message.locale, message.priority, message.flow, message.secret, json.dumps(message.context)),
-                None if message.content is None else json.dumps(message.content),
-                *(run_at, expires_at, lifetime, withheld, CHANNEL),
-            ],
-        )
+        cursor.execute(_INSERT, parameters)
         return cursor.fetchone() is not None
 
 
@@ -297,14 +300,16 @@ WITH written AS (
            coalesce(v.expires_at, coalesce(v.run_at, now()) + make_interval(secs => v.lifetime)),
            CASE WHEN v.withheld THEN 'cancelled' ELSE 'pending' END, CASE WHEN v.withheld THEN now() END,
            CASE WHEN v.withheld THEN '{WITHHELD}' ELSE '' END, 0, '', 0, 0, ''
-    FROM (VALUES (%s::uuid, %s, %s, %s::bigint, %s, %s, %s::smallint, %s, %s::bool, %s::jsonb,
-                  %s::jsonb, %s::timestamptz, %s::timestamptz, %s::float, %s::bool))
+    FROM (VALUES (%(id)s::uuid, %(kind)s, %(dedupe_key)s, %(user_id)s::bigint, %(correlation_id)s, %(locale)s,
+                  %(priority)s::smallint, %(flow)s, %(secret)s::bool, %(context)s::jsonb, %(content)s::jsonb,
+                  %(run_at)s::timestamptz, %(expires_at)s::timestamptz, %(lifetime)s::float, %(withheld)s::bool))
          AS v(id, kind, dedupe_key, user_id, correlation_id, locale, priority, flow, secret, context,
               content, run_at, expires_at, lifetime, withheld)
     ON CONFLICT (dedupe_key) DO NOTHING
-    RETURNING id
-)
-SELECT id, pg_notify(%s, '') FROM written"""
+    RETURNING id, kind, user_id
+),
+{ledger.OPENING}
+SELECT id, pg_notify(%(channel)s, '') FROM written"""
 
 # Attempts that may have been accepted, and deliveries that still are to be sent.
 DOUBTED: Final = "a.outcome IN ('', 'ambiguous') AND a.disproved_at IS NULL"

@@ -41,8 +41,10 @@ State = Message.State
 LOOK_AROUND: Final = 0.5
 # Seconds that a drain waits for a rate limit; what takes longer is for the next one.
 LONGEST_PAUSE: Final = 1.0
-# Seconds for which a drain lets ended requests gather, so that their outcomes cost one transaction.
+# Seconds for which a drain lets ended requests gather, so that their outcomes cost one transaction; and for which it
+# does where more than half of the slots are free, so that no mail waits for one.
 GATHER: Final = 0.01
+LEISURE: Final = 0.05
 
 # Threads for what is not reached over HTTP.
 THREADS: Final = 16
@@ -107,8 +109,10 @@ class _Drain:
         if room.free <= 0:
             return False
         self._budget = budget = routing.reserve(self._wanted(room))
+        names = [name for name in settings.MAIL_PROVIDERS if budget.grants.get(name, 0) > 0] or settings.MAIL_PROVIDERS
+        most = min(budget.total, self._capacity(room.free, names[0]))
         try:
-            claims = self._claim(room, budget)
+            claims = self._claim(room, most, names[0])
             packed = _prepare(claims, budget, room)
         finally:
             budget.give_back()
@@ -121,7 +125,8 @@ class _Drain:
                 self._errors.append(error)
                 settle([(each.claim, conclude(each.claim, parcel.provider, unsent(error))) for each in parcel.letters])
         self._taken += len(claims) - len(packed.waiting)
-        return bool(claims)
+        # What comes after these is looked for once a request has ended, if one is under way.
+        return bool(claims) and (len(claims) >= most or bool(packed.waiting) or not self._under_way)
 
     def _room(self) -> Room:
         """Return which slots are free. Half of all are never the bulk lane's."""
@@ -142,12 +147,10 @@ class _Drain:
     def _capacity(self, slots: int, name: str) -> int:
         return packing.capacity(slots, providers.get(name)) if self._in_batches else max(0, slots)
 
-    def _claim(self, room: Room, budget: Budget) -> list[Claimed]:
-        """Lease what may go, the urgent lane first: as much as the slots hold of whom most of it goes through."""
-        names = [name for name in settings.MAIL_PROVIDERS if budget.grants.get(name, 0) > 0] or settings.MAIL_PROVIDERS
-        most = min(budget.total, self._capacity(room.free, names[0]))
+    def _claim(self, room: Room, most: int, name: str) -> list[Claimed]:
+        """Lease up to so many messages, the urgent lane first: what the slots hold if one provider takes most of it."""
         claims = outbox.claim(_owner(), most, Lane.URGENT)
-        spare = self._capacity(min(room.free - len(claims), room.bulk), names[0])
+        spare = self._capacity(min(room.free - len(claims), room.bulk), name)
         return claims + outbox.claim(_owner(), min(most - len(claims), spare), Lane.BULK)
 
     def _send(self, parcel: Parcel) -> None:
@@ -193,11 +196,16 @@ class _Drain:
         """Wait for a request to end, then for those that end with it."""
         try:
             yield self._back.get(timeout=LOOK_AROUND)
-            time.sleep(GATHER)
+            if self._under_way:
+                time.sleep(GATHER if self._is_busy() else LEISURE)
             while True:
                 yield self._back.get_nowait()
         except Empty:
             return
+
+    def _is_busy(self) -> bool:
+        """Tell whether half of the slots are taken, at one provider or in all."""
+        return any(slots <= _limit(name) // 2 for name, slots in self._room().at.items())
 
     def _abandon(self) -> None:
         """Wait no longer for requests that have outlived their lease: the sweep sees to their messages.

@@ -117,7 +117,7 @@ class User(AbstractBaseUser, PermissionsMixin):
             fields = fields and fields | {"email_canonical"}
         is_new = self._state.adding
         locks_out, moves = self._locks_out(fields), self._moves(fields)
-        with transaction.atomic(using=using):
+        with transaction.atomic(using=using, savepoint=False):
             super().save(force_insert=force_insert, force_update=force_update, using=using, update_fields=fields)
             if locks_out and not is_new:
                 self.lock_out()

@@ -47,17 +47,17 @@ def register(email: str, password: str, locale: str) -> UUID:
     """
     address = canonical(email)
     encoded = make_password(password, salt=_salt(address))
-    with transaction.atomic():
-        challenges.hold(address)
-        owner = _owner_of(address)
-        if owner is None:
-            try:
-                return _first(User(email=email, locale=locale, password=encoded))
-            except IntegrityError:  # an operator was faster
-                owner = _owner_of(address)
-                if owner is None:
-                    raise
-        return _another(address, encoded, owner)
+    try:
+        return _register(User(email=email, locale=locale, password=encoded), address)
+    except IntegrityError:  # an operator was faster
+        return _register(User(email=email, locale=locale, password=encoded), address)
+
+
+@transaction.atomic
+def _register(newcomer: User, address: str) -> UUID:
+    challenges.hold(address)
+    owner = _owner_of(address)
+    return _first(newcomer) if owner is None else _another(address, newcomer.password, owner)
 
 
 def _salt(address: str) -> str:

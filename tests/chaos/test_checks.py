@@ -16,7 +16,7 @@ from mailer.verdicts import Verdict
 from tests.chaos import checks, evidence
 from tests.chaos.__main__ import Plan, parse, plan_of, summary, verdict
 from tests.chaos.checks import CHECKS
-from tests.mailer.conftest import enqueue, fact, intend_one
+from tests.mailer.conftest import enqueue, fact, intend_one, open_delivery
 from users.models import User
 
 ADDRESS: Final = "delivered+1@example.org"
@@ -87,7 +87,7 @@ def world(db) -> World:
 
 
 def second_message(world: World) -> None:
-    ledger.open_delivery(enqueue(kind="verification", recipient="other@example.org"), ADDRESS, event_type="queued")
+    open_delivery(enqueue(kind="verification", recipient="other@example.org"), ADDRESS)
 
 
 def failover(world: World) -> None:

@@ -10,11 +10,11 @@ from anymail.utils import parse_address_list
 from django.core.mail import get_connection
 from django.db.models.functions import Now
 
-from mailer import doubts, ledger, letters, outbox, sender, sweeping
+from mailer import doubts, letters, outbox, sender, sweeping
 from mailer.models import Attempt, DeliveryStatus, Message, ProviderState
 from mailer.packing import ENOUGH, SMALL
 from mailer.routing import FAILURES
-from tests.mailer.conftest import change, delivery_of, enqueue, intend_one, make_due, read, run
+from tests.mailer.conftest import change, delivery_of, enqueue, intend_one, make_due, open_delivery, read, run
 
 ALL = pytest.mark.parametrize("provider", ["postmark", "mailjet", "resend"])
 # A subject that is refused.
@@ -196,7 +196,7 @@ def test_what_is_refused_as_a_whole_goes_alone_and_holds_nobody_up(db, through):
     simulator = through("mailjet")
     for message in several(20):
         for number in range(2):  # a request may have 50 recipients
-            ledger.open_delivery(message, f"also-{number}-{message.pk}@example.com", event_type="queued")
+            open_delivery(message, f"also-{number}-{message.pk}@example.com")
 
     sender.drain()
 

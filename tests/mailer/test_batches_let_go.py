@@ -7,9 +7,9 @@ import pytest
 from django.db.models.functions import Now
 from uuid_utils.compat import uuid7
 
-from mailer import batches, doubts, ledger, operators, outbox, retention, sender, sweeping
+from mailer import batches, doubts, operators, outbox, retention, sender, sweeping
 from mailer.models import Attempt, Batch, DeliveryStatus, Message, ProviderState
-from tests.mailer.conftest import ask, change, enqueue, make_due, run
+from tests.mailer.conftest import ask, change, enqueue, make_due, open_delivery, run
 from tests.mailer.kept import COUNT, left_in_doubt, repeat, requests, several, states
 
 
@@ -174,7 +174,7 @@ def test_it_is_let_go_while_its_provider_is_left_alone(db, resend):
 
 def test_a_mail_to_several_is_not_repeated_once_one_was_erased(db, resend):
     shared = enqueue("user-0@example.com")
-    ledger.open_delivery(shared, "bob@example.com", event_type="queued")
+    open_delivery(shared, "bob@example.com")
     left_in_doubt(resend, "rate_reset_before")
     run("UPDATE mailer_batch SET repeat_at = now() + interval '1 hour'")
     retention.erase("bob@example.com")
@@ -188,7 +188,7 @@ def test_a_mail_to_several_is_not_repeated_once_one_was_erased(db, resend):
 
 def test_who_was_erased_is_told_nothing(db, resend):
     shared = enqueue("user-0@example.com")
-    ledger.open_delivery(shared, "bob@example.com", event_type="queued")
+    open_delivery(shared, "bob@example.com")
     retention.erase("bob@example.com")
     left_in_doubt(resend, "rate_reset_before")
 

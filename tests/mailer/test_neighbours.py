@@ -27,7 +27,6 @@ from mailer import (
     sweeping,
     tasks,
 )
-from mailer.ledger import open_delivery
 from mailer.models import DeliveryStatus, Message
 from mailer.verdicts import Verdict
 from tests.mailer import tiny
@@ -40,6 +39,7 @@ from tests.mailer.conftest import (
     intend_one,
     lapse,
     make_due,
+    open_delivery,
     outcome,
     read,
     signal_receiver,
@@ -345,7 +345,7 @@ def test_of_two_outcomes_that_come_together_the_accepted_one_counts(db, order, s
 def test_who_is_suppressed_is_told_so_though_the_mail_dies(db, answering, trouble):
     answering("postmark")
     message = enqueue("ada@example.com", kind="welcome")
-    open_delivery(message, "bob@example.com", event_type="queued")
+    open_delivery(message, "bob@example.com")
     suppressions.suppress("bob@example.com", "hard_bounce", source="test")
 
     def hold_back(**_):

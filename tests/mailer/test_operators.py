@@ -11,7 +11,17 @@ from mailer.ledger import own_fact
 from mailer.models import DeliveryEvent, DeliveryStatus, Message
 from mailer.status import Mark, Status, fold
 from tests.conftest import in_threads
-from tests.mailer.conftest import change, claim_one, delivery_of, enqueue, fact, intend_one, outcome, read
+from tests.mailer.conftest import (
+    change,
+    claim_one,
+    delivery_of,
+    enqueue,
+    fact,
+    intend_one,
+    open_delivery,
+    outcome,
+    read,
+)
 
 State = Message.State
 HOUR = timedelta(hours=1)
@@ -75,7 +85,7 @@ def test_cancel_leaves_alone_what_does_not_wait(db, state):
 
 def test_cancel_tells_every_recipient(db):
     message = enqueue("ada@example.com")
-    other = ledger.open_delivery(message, "bob@example.com", event_type="queued")
+    other = open_delivery(message, "bob@example.com")
 
     assert operators.cancel(message.pk)
 

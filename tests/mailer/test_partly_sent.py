@@ -11,11 +11,10 @@ from django.db.models.functions import Now
 from mailer import doubts, operators, outbox, retention, sender, suppressions, sweeping
 from mailer.backends import OutboxBackend
 from mailer.decisions import MAX_ATTEMPTS, conclude
-from mailer.ledger import open_delivery
 from mailer.models import DeliveryStatus, Message, ProviderState
 from mailer.providers import PROVIDERS
 from mailer.verdicts import Answer, Verdict
-from tests.mailer.conftest import change, enqueue, intend_one, lapse, make_due, read, send_again
+from tests.mailer.conftest import change, enqueue, intend_one, lapse, make_due, open_delivery, read, send_again
 
 pytestmark = pytest.mark.usefixtures("fresh_threads")
 
@@ -27,7 +26,7 @@ def to_three() -> Message:
     ada, *others = THREE
     message = enqueue(ada)
     for other in others:
-        open_delivery(message, other, event_type="queued")
+        open_delivery(message, other)
     return message
 
 

@@ -11,7 +11,18 @@ from mailer import backends, ledger, operators, outbox, retention, sender, sweep
 from mailer.ledger import own_fact
 from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message, Suppression
 from tests.conftest import in_threads
-from tests.mailer.conftest import change, claim_one, delivery_of, draft, enqueue, fact, intend_one, new_delivery, read
+from tests.mailer.conftest import (
+    change,
+    claim_one,
+    delivery_of,
+    draft,
+    enqueue,
+    fact,
+    intend_one,
+    new_delivery,
+    open_delivery,
+    read,
+)
 from users import challenges
 from users.models import EmailChallenge
 
@@ -259,7 +270,7 @@ ADAS_NAME = r"\mada\M"  # as a word: identifiers in hex may hold these letters
 def shared(**fields: Any) -> Message:
     """Write a message to two people."""
     message = enqueue(ADA, content=BODY)
-    ledger.open_delivery(message, BOB, event_type="queued")
+    open_delivery(message, BOB)
     if fields:
         change(message, **fields)
     return read(message)

@@ -12,13 +12,13 @@ from django.db import connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from mailer import couriers, ledger, letters, outbox, sender, sweeping, threaded
+from mailer import couriers, letters, outbox, sender, sweeping, threaded
 from mailer.models import Attempt, DeliveryEvent, Message, ProviderState
 from mailer.providers import PROVIDERS, Provider
 from mailer.verdicts import Answer, Verdict
 from tests.conftest import free_port, wait_until
 from tests.mailer import tiny
-from tests.mailer.conftest import BOTH, change, delivery_of, enqueue, read, send_again, signal_receiver
+from tests.mailer.conftest import BOTH, change, delivery_of, enqueue, open_delivery, read, send_again, signal_receiver
 
 pytestmark = pytest.mark.usefixtures("fresh_courier")
 
@@ -98,7 +98,7 @@ def test_drain_gives_up_a_rejected_recipient(db, simulator, prefer):
 def test_drain_tells_rejected_recipients_from_accepted_ones(db, simulator, prefer):
     prefer("postmark")
     message = enqueue("ada@example.com")
-    ledger.open_delivery(message, "reject@example.com", event_type="queued")
+    open_delivery(message, "reject@example.com")
 
     sender.drain()
 

@@ -6,12 +6,12 @@ import pytest
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from mailer import ledger, routing, sender
+from mailer import routing, sender
 from mailer.kinds import KINDS
 from mailer.models import DeliveryEvent, Message, Suppression
 from mailer.suppressions import release, standing, suppress
 from tests.conftest import in_threads
-from tests.mailer.conftest import delivery_of, enqueue, looks, make_due, read
+from tests.mailer.conftest import delivery_of, enqueue, looks, make_due, open_delivery, read
 from users import challenges
 from users.models import EmailChallenge, User
 
@@ -228,7 +228,7 @@ def test_a_kind_overrides_reasons_that_exist():
 
 def test_of_two_recipients_the_other_still_gets_it(db, simulator):
     message = enqueue(ADA)
-    ledger.open_delivery(message, "eve@example.com", event_type="queued")
+    open_delivery(message, "eve@example.com")
     suppress("EVE@example.com", Reason.UNSUBSCRIBE, source="postmark")
 
     sender.drain()
@@ -241,7 +241,7 @@ def test_of_two_recipients_the_other_still_gets_it(db, simulator):
 
 def test_who_was_left_out_stays_left_out_of_a_retry(db, simulator):
     message = enqueue(ADA)
-    ledger.open_delivery(message, "eve@example.com", event_type="queued")
+    open_delivery(message, "eve@example.com")
     suppress("eve@example.com", Reason.UNSUBSCRIBE, source="postmark")
     simulator.faults(rate_5xx_after=1)
     sender.drain()
@@ -285,7 +285,7 @@ def test_suppressed_between_two_attempts_of_which_none_was_sent(db, simulator):
 
 def test_suppressed_is_told_although_its_provider_is_left_alone(db, simulator):
     message = enqueue(context={"providers": ["postmark"]})
-    ledger.open_delivery(message, "eve@example.com", event_type="queued")
+    open_delivery(message, "eve@example.com")
     suppress("eve@example.com", Reason.MANUAL, source="operator")
     routing.throttled("postmark", 60)
 

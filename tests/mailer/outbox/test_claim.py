@@ -8,10 +8,10 @@ from django.db import transaction
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from mailer import ledger, outbox, sweeping
+from mailer import outbox, sweeping
 from mailer.models import Attempt, Message
 from tests.conftest import in_threads
-from tests.mailer.conftest import change, claim_one, delivery_of, enqueue, lapse, read
+from tests.mailer.conftest import change, claim_one, delivery_of, enqueue, lapse, open_delivery, read
 
 HOUR = timedelta(hours=1)
 
@@ -94,7 +94,7 @@ def test_lifetime_counts_from_when_a_message_is_due(db):
 
 def test_claim_knows_all_recipients(db):
     message = enqueue("ada@example.com")
-    ledger.open_delivery(message, "bob@example.com", event_type="queued")
+    open_delivery(message, "bob@example.com")
 
     assert [recipient.address for recipient in claim_one(message).recipients] == ["ada@example.com", "bob@example.com"]
 
