@@ -235,7 +235,10 @@ class ResendView(PublicView):
         ],
     )
     def post(self, request: Request) -> Response:
-        """Send a new link, if an unverified account has the address; the answer is always the same."""
+        """Send a new link, if an unverified account has the address; the answer is always the same.
+
+        An address is written to once in 60 seconds and 5 times a day at most.
+        """
         form = EmailSerializer(data=request.data)
         form.is_valid(raise_exception=True)
         registration.request_verification(canonical(form.validated_data["email"]))

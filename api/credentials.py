@@ -165,7 +165,10 @@ class ResetView(PublicView):
         examples=[OpenApiExample("reset", {"email": "ada@example.com"}, request_only=True), ACCEPTED],
     )
     def post(self, request: Request) -> Response:
-        """Send a link to set a new password, if an account has the address; the answer is always the same."""
+        """Send a link to set a new password, if an account has the address; the answer is always the same.
+
+        An address is written to once in 60 seconds and 5 times a day at most.
+        """
         form = EmailSerializer(data=request.data)
         form.is_valid(raise_exception=True)
         credentials.request_reset(canonical(form.validated_data["email"]))

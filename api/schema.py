@@ -81,9 +81,10 @@ def who(permissions: Iterable[Any]) -> str:
 def how_often(throttles: Iterable[Any]) -> str:
     """Say how often a view may be asked; nothing where that is not limited."""
     said = [
-        f"{most} times {_PERIODS.get(int(seconds), f'in {seconds:g} seconds')} for {each.of}"
+        f"{most} times {_PERIODS.get(int(seconds), f'in {seconds:g} seconds')} for {whom}"
         for each in throttles
-        for most, seconds in settings.THROTTLES.get(each.limit, ())
+        for limit, whom in {each.limit: each.of, **each.besides}.items()
+        for most, seconds in settings.THROTTLES.get(limit, ())
     ]
     return f"At most {', '.join(said)}." if said else ""
 

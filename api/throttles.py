@@ -3,6 +3,7 @@
 DRF's own throttles read a list and write it back, so that of many requests at once more pass than may.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rest_framework import exceptions
@@ -19,6 +20,8 @@ class Throttle(BaseThrottle):
     limit: ClassVar[str]
     # Whose requests count together.
     of: ClassVar[str]
+    # Limits that the view charges besides (`charge`), and for whom.
+    besides: ClassVar[Mapping[str, str]] = {}
 
     def key(self, request: Request) -> str:
         """Return who is charged."""
@@ -64,9 +67,10 @@ class Mailing(PerClient):
 
 
 class LoggingIn(PerClient):
-    """Passwords that are tried; each account has a limit of its own (`charge`)."""
+    """Passwords that are tried; each account has a limit of its own."""
 
     limit = "login_ip"
+    besides: ClassVar[Mapping[str, str]] = {"login_account": "one account"}
 
 
 class AskingStatus(PerClient):

@@ -13,6 +13,7 @@ from api.schema import PROBLEMS, how_often
 from mailer.status import CHOICES
 from tests.api.openapi import check, fields, invalid_examples, operations, problem_examples
 from tests.conftest import in_threads
+from users.challenges import MAILS_A_DAY, RESEND_AFTER
 
 OPERATIONS = {
     ("post", "/api/v1/accounts/register"): "register",
@@ -56,6 +57,24 @@ class TestLimits:
             "At most 5 times in 300 seconds for one user, 20 times a day for one user."
         )
         assert how_often([throttles.Verifying()]) == ""
+
+    def test_of_an_account_are_told_with_those_of_a_client(self, settings):
+        settings.THROTTLES = {"login_ip": ((10, 60.0),), "login_account": ((5, 300.0),)}
+
+        assert how_often([throttles.LoggingIn()]) == (
+            "At most 10 times a minute for one client, 5 times in 300 seconds for one account."
+        )
+
+    @pytest.mark.parametrize("operation", ["resend_verification", "request_password_reset"])
+    def test_of_an_address_are_told_where_mail_is_asked_for(self, document, operation):
+        [described] = [
+            each["description"]
+            for methods in document["paths"].values()
+            for each in methods.values()
+            if each["operationId"] == operation
+        ]
+
+        assert f"once in {RESEND_AFTER.seconds} seconds and {MAILS_A_DAY} times a day" in described
 
 
 class TestDocument:

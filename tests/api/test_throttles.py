@@ -1,6 +1,7 @@
 """Who may ask how often: each endpoint's own limit, on the real Valkey."""
 
 import itertools
+from datetime import timedelta
 
 import pytest
 from django.urls import reverse
@@ -13,6 +14,7 @@ from project.environment import Environment
 from tests.api.conftest import PASSWORD, client_of, make_user, problem_of
 from tests.conftest import free_port, in_threads
 from users import limits
+from users.challenges import CODE_TRIES, MAILS_A_DAY, RESEND_AFTER
 from users.models import User
 from users.outages import Outage
 
@@ -226,6 +228,21 @@ def test_every_endpoint_has_a_limit_and_every_limit_its_figures():
         named |= {throttle.limit for throttle in view.throttle_classes}
 
     assert named <= {*THROTTLES}
+
+
+def test_the_figures_are_those_of_the_contract(monkeypatch):
+    monkeypatch.setattr(Environments, "ENVIRON", {})
+
+    assert read_throttles(Environments()) == {
+        "register_ip": ((10, 3600.0),),
+        "verify_ip": ((30, 60.0),),
+        "mail_ip": ((30, 60.0),),
+        "login_ip": ((10, 60.0),),
+        "status_ip": ((120, 60.0),),
+        "login_account": ((5, 300.0),),
+        "user": ((600, 60.0),),
+    }
+    assert (timedelta(minutes=1), 5, 5) == (RESEND_AFTER, MAILS_A_DAY, CODE_TRIES)
 
 
 @pytest.mark.parametrize(

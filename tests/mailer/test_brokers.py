@@ -17,6 +17,8 @@ from mailer.models import Message
 from tests.brokers import AWS, BROKERS, EACH, WITHOUT_RABBITMQ, RabbitMQ, Sqs, dead, frozen, spoken_to, waiting
 from tests.conftest import PATIENCE, running, wait_until
 from tests.mailer.conftest import enqueue, read
+from users import challenges
+from users.models import EmailChallenge
 
 WORKER = (
     "-m",
@@ -145,6 +147,22 @@ def test_worker_hears_hints_again_once_the_broker_is_back(worker, broker):
             wait_until(lambda message=message: is_sent(message))
 
         assert process.poll() is None
+
+
+def test_hint_tells_nothing_of_whom_it_is_about(broker, client, transactional_db):
+    asked = {"email": "ada@example.com", "password": PASSWORD}
+    assert client.post("/api/v1/accounts/register", asked, content_type="application/json").status_code == 202
+    challenge = EmailChallenge.objects.get()
+    secrets = [*asked.values(), challenges.link_token(challenge), challenges.code(challenge), str(challenge.pk)]
+
+    wait_until(waiting)
+    with current_app.connection_for_read() as connection:
+        hint = current_app.amqp.queues[doorbell.queue_of(doorbell.DELIVER)](connection.default_channel).get()
+        hint.ack()
+
+    told = repr([hint.body, hint.headers, hint.properties])
+    assert doorbell.DELIVER in told
+    assert [secret for secret in secrets if secret in told] == []
 
 
 # --- While the broker is away -----------------------------------------------------------------------------

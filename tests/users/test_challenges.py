@@ -43,9 +43,9 @@ def outcomes_of(token: str) -> tuple[Outcome | None, Outcome]:
 # --- Issue ------------------------------------------------------------------------------------------------
 
 
-def test_issue_is_for_the_present_address_and_for_a_time(user, challenge, settings):
+def test_issue_is_for_the_present_address_and_for_eight_hours(user, challenge):
     assert (challenge.user, challenge.email, challenge.purpose) == (user, "ada@example.com", "verify_email")
-    assert abs(challenge.expires_at - challenge.created_at - settings.EMAIL_CHALLENGE_LIFETIME) < timedelta(seconds=5)
+    assert challenge.expires_at - challenge.created_at == timedelta(hours=8)
     assert challenge.used_at is None
 
 

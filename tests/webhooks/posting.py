@@ -6,11 +6,14 @@ Importing this wants Django to be set up.
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Final, TypeAlias
 
-from django.db import connection, connections, transaction
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connection, connections, transaction
+from django.db.models.functions import Now
 from django.urls import get_resolver
 
 from mailer.models import DeliveryStatus, Message
@@ -19,16 +22,18 @@ from tests.chaos.ground import ROOT
 from tests.chaos.tracing import TRACED
 from tests.mailer.conftest import new_delivery
 from tests.webhooks.genuine import REQUESTS, Event
+from webhooks import later
 from webhooks.gathering import SMALL
 from webhooks.models import WebhookReceipt
 
 # Whose lines are struck: what the web server calls is ingestion, too.
 LINES: Final = (*TRACED, str(ROOT / "project/web.py"), str(ROOT / "project/bodies.py"))
-# Events of a request, where it may hold several.
-SEVERAL: Final = 3
-# How many requests come at once, and how long the tag of their mails is. Of small ones, the first is recorded by itself
-# and those that come meanwhile together; a large one is not gathered.
-SIZES: Final = {"small": (3, 7), "large": (1, SMALL)}
+# How many requests come at once, how long the tag of their mails is, and how many events one has, where it may have
+# several. Of small ones, the first is recorded by itself and those that come meanwhile together; a large one is not
+# gathered; and one of many events is stored, answered, and read by a worker.
+SIZES: Final = {"small": (3, 7, 3), "large": (1, SMALL, 3), "many": (1, 7, settings.WEBHOOK_AT_ONCE + 1)}
+# Who puts several events into a request.
+BATCHES: Final = {"sendgrid"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +44,23 @@ class Request:
     body: bytes
     headers: Mapping[str, str]
 
-    def is_whole(self) -> bool | None:
-        """Tell whether it is stored and each of its events recorded once; None for one without the other."""
-        stored = WebhookReceipt.objects.filter(body=self.body, state="processed").exists()
+    def is_kept(self) -> bool | None:
+        """Tell whether it is stored, with each event recorded once or all of them to be read; None for a half."""
+        state, recorded = self._now()
+        if recorded == {("delivered", 1)}:
+            return state == "processed" or None
+        return {None: False, "waiting": True}.get(state) if recorded == {("queued", 0)} else None
+
+    def is_done(self) -> bool:
+        """Tell whether each of its events is recorded once, and nothing is to be read."""
+        return self._now() == ("processed", {("delivered", 1)})
+
+    def _now(self) -> tuple[str | None, set[tuple[str, int]]]:
+        """Return its state, that of the receipt that has come the furthest, and what is recorded of its deliveries."""
+        states = WebhookReceipt.objects.filter(body=self.body).order_by("state").values_list("state", flat=True)
         now = DeliveryStatus.objects.filter(pk__in=[delivery.pk for delivery in self.deliveries])
         recorded = {(delivery.status, delivery.events.filter(source="webhook").count()) for delivery in now}
-        if recorded == {("delivered", 1)}:
-            return True if stored else None
-        return None if stored or recorded != {("queued", 0)} else False
+        return states.first(), recorded
 
 
 @dataclass(slots=True)
@@ -59,13 +73,13 @@ class Requests:
 
     def some(self) -> list[Request]:
         """Make as many as come at once."""
-        count, length = SIZES[self.size]
+        count, length, events = SIZES[self.size]
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SET LOCAL synchronous_commit = on")  # what is lost later is never this
-            return [self._one("w" * length) for _ in range(count)]
+            return [self._one("w" * length, events) for _ in range(count)]
 
-    def _one(self, tag: str) -> Request:
-        events = [self._event(tag) for _ in range(SEVERAL if self.provider == "sendgrid" else 1)]
+    def _one(self, tag: str, count: int) -> Request:
+        events = [self._event(tag) for _ in range(count if self.provider in BATCHES else 1)]
         mails = [event.message_id for event in events]
         Message.objects.filter(pk__in=mails).update(provider=self.provider)  # as the intent to send does
         return Request(list(DeliveryStatus.objects.filter(message__in=mails)), *REQUESTS[self.provider](events))
@@ -115,7 +129,7 @@ class Ingestion:
     def all(cls, case: str, only: str) -> "Iterator[Ingestion]":
         """Give one for each provider and size, where its name has this text."""
         for provider, size in product(REQUESTS, SIZES):
-            if only in f"{case} {provider} {size}":
+            if only in f"{case} {provider} {size}" and (size != "many" or provider in BATCHES):
                 yield cls(case, provider, size)
 
     def play(self, step: object, post: Post, repeat: Post) -> None:
@@ -123,7 +137,8 @@ class Ingestion:
         group = self._requests.some()
         connection.close()  # a child that is forked must find no session, and one that is struck is of no use
         answers = post(group)
-        stored = [request.is_whole() for request in group]
+        stored = [request.is_kept() for request in group]
+        WebhookReceipt.objects.filter(state="waiting").update(run_at=Now())  # as if it were some minutes later
         connection.close()
         second = repeat(group)
         for request, answer, before, again in zip(group, answers, stored, second, strict=True):
@@ -133,7 +148,7 @@ class Ingestion:
                 self.found.halves.append(str(step))
             if answer not in {200, 503, None} or (answer == 200 and not before):
                 self.found.lost.append(str(step))
-            if again != 200 or not request.is_whole():
+            if again != 200 or not request.is_done():
                 self.found.lost.append(f"{step}, posted again")
 
 
@@ -151,7 +166,14 @@ class Door:
         _ = get_resolver().url_patterns  # loads the views
 
     def post(self, provider: str, requests: Sequence[Request]) -> list[int]:
-        """Post requests at once; return what each is answered."""
+        """Post requests at once, and read what is to be read later; return what each is answered."""
+        answers = self._post(provider, requests)
+        with suppress(DatabaseError, InterfaceError):  # as a worker does that loses its database: it comes again
+            later.read_due()
+        connection.close()  # which may be lost
+        return answers
+
+    def _post(self, provider: str, requests: Sequence[Request]) -> list[int]:
 
         async def post() -> list[int]:
             return await asyncio.gather(*(self._ask(f"/webhooks/{provider}/", request) for request in requests))
