@@ -139,7 +139,7 @@ CACHES = {
 # --- People -------------------------------------------------------------------------------------------
 
 AUTH_USER_MODEL = "users.User"
-# OWASP's Argon2id parameters (Password Storage Cheat Sheet: 19 MiB, t=2, p=1). It reads any Argon2, the other PBKDF2.
+# OWASP's Argon2id parameters (Password Storage Cheat Sheet: 7 MiB, t=5, p=1). It reads any Argon2, the other PBKDF2.
 PASSWORD_HASHERS = [
     "users.hashers.Argon2idHasher",
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",

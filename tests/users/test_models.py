@@ -293,5 +293,5 @@ def test_a_save_that_is_rolled_back_ends_nothing_and_the_next_one_does(entered):
 def test_passwords_are_hashed_with_argon2id_at_owasps_parameters():
     hashed = Argon2idHasher().encode("correct horse", "a-long-enough-salt")
 
-    assert hashed.startswith("argon2$argon2id$v=19$m=19456,t=2,p=1$")
+    assert hashed.startswith("argon2$argon2id$v=19$m=7168,t=5,p=1$")
     assert Argon2idHasher().verify("correct horse", hashed)
