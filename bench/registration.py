@@ -64,7 +64,7 @@ class Package:
 
 
 _ASGI: Final = ("--interface", "asginl", "project.asgi:application")
-_WSGI: Final = ("--interface", "wsgi", "--blocking-threads", "8", "bench.peers.wsgi:application")
+_WSGI: Final = ("--interface", "wsgi", "--blocking-threads", "8", "bench.wsgi:application")
 _OWN: Final = Path(sys.executable)
 OURS: Final = Package("project.settings", "/api/v1/accounts/register", 202, _OWN, _ASGI, ("password",))
 QUIET: Final = Package("bench.quiet.settings", OURS.path, 202, _OWN, _ASGI, OURS.fields)

@@ -85,7 +85,7 @@ class Side:
     recorded: dict[str, list[float]] = field(default_factory=dict)
 
 
-_PLAIN: Final = ("--interface", "wsgi", "--blocking-threads", "8", "bench.plain.wsgi:application")
+_PLAIN: Final = ("--interface", "wsgi", "--blocking-threads", "8", "bench.wsgi:application")
 OURS: Final = Side(
     "ours",
     "project.settings",

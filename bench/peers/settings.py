@@ -1,13 +1,9 @@
-"""What `startproject` writes, for a deployment: on PostgreSQL, with mail through Anymail. Nothing is limited."""
+"""What `startproject` writes, for a deployment: with mail through Anymail. Nothing is limited."""
 
 import os
-from urllib.parse import unquote
 
-from environ import Env
+from bench.fresh import *  # noqa: F403
 
-SECRET_KEY = os.environ["SECRET_KEY"]
-ALLOWED_HOSTS = ["127.0.0.1"]
-USE_TZ = True
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -18,15 +14,6 @@ INSTALLED_APPS = [
     "rest_framework",
     "rest_framework.authtoken",
     "anymail",
-]
-MIDDLEWARE = [
-    "django.middleware.security.SecurityMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.common.CommonMiddleware",
-    "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 TEMPLATES = [
     {
@@ -54,13 +41,6 @@ if hasher := os.environ.get("PEER_HASHER"):
     PASSWORD_HASHERS = [hasher]
 REST_FRAMEWORK = {"DEFAULT_AUTHENTICATION_CLASSES": ["rest_framework.authentication.TokenAuthentication"]}
 STATIC_URL = "static/"
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-
-_database = Env.db_url_config(os.environ["DATABASE_URL"])
-_database["HOST"] = unquote(_database["HOST"])
-if pool_size := int(os.environ["DATABASE_POOL_SIZE"]):
-    _database.setdefault("OPTIONS", {})["pool"] = {"min_size": 1, "max_size": pool_size, "timeout": 5}
-DATABASES = {"default": _database}
 
 DEFAULT_FROM_EMAIL = os.environ["DEFAULT_FROM_EMAIL"]
 EMAIL_BACKEND = "anymail.backends.resend.EmailBackend"

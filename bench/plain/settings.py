@@ -1,13 +1,9 @@
 """What a new Django project and Anymail's documentation say, on the database, pool and server of the service."""
 
 import os
-from urllib.parse import unquote
 
-from environ import Env
+from bench.fresh import *  # noqa: F403
 
-SECRET_KEY = os.environ["SECRET_KEY"]
-ALLOWED_HOSTS = ["127.0.0.1"]
-USE_TZ = True
 ROOT_URLCONF = "bench.plain.urls"
 INSTALLED_APPS = [
     "django.contrib.auth",
@@ -17,21 +13,4 @@ INSTALLED_APPS = [
     "anymail",
     "bench.plain.apps.PlainConfig",
 ]
-MIDDLEWARE = [
-    "django.middleware.security.SecurityMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.common.CommonMiddleware",
-    "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
-]
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-
-_database = Env.db_url_config(os.environ["DATABASE_URL"])
-_database["HOST"] = unquote(_database["HOST"])
-if pool_size := int(os.environ["DATABASE_POOL_SIZE"]):
-    _database.setdefault("OPTIONS", {})["pool"] = {"min_size": 1, "max_size": pool_size, "timeout": 5}
-DATABASES = {"default": _database}
-
 ANYMAIL = {"WEBHOOK_SECRET": os.environ["WEBHOOK_SECRET_POSTMARK"]}
