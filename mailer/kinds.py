@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -78,6 +78,11 @@ def _link(_: Message, challenge: EmailChallenge | None) -> Mapping[str, Any]:
     }
 
 
+def _new_password(_message: Message, _found: Any) -> Mapping[str, Any]:
+    """Name the page where a new password is asked for."""
+    return {"link": f"{settings.PUBLIC_URL}{reverse('users:reset-password-new-link')}"}
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind of mail.
@@ -118,7 +123,7 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "email_change_requested": _NOTICE,
     "email_changed": _NOTICE,
-    "password_changed": _NOTICE,
+    "password_changed": replace(_NOTICE, variables=_new_password),
     "welcome": Kind(PRIORITY["medium"], lifetime=timedelta(days=3)),
     "custom": Kind(PRIORITY["medium"], rendered=False),
     "test": Kind(PRIORITY["high"], lifetime=timedelta(hours=1)),

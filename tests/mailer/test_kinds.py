@@ -282,6 +282,16 @@ def test_the_link_opens_the_page_with_the_token(message_of, challenge, locale):
     assert f">{link}</a>" in content["html"]
 
 
+@EVERY_LANGUAGE
+def test_the_notice_of_another_password_leads_to_where_one_is_asked_for(client, message_of, locale):
+    content = kinds.render(message_of("password_changed", locale))
+
+    (link,) = re.findall(r"http://\S+", content["text"])
+    assert link == "http://testserver/reset-password/new-link"
+    assert f'href="{link}"' in content["html"]
+    assert client.get(link).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("lifetime", "english", "german"),
     [
