@@ -134,7 +134,7 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=RUN / "dying-server", help="of the server that is killed")
     options = parser.parse_args()
     os.environ |= ENVIRONMENT
-    if options.migrate:
+    if options.migrate and options.way != "database":  # which has a server of its own
         prepare()
     if options.way is None:
         return strike_in_all([word for word in sys.argv[1:] if word != "--migrate"])
