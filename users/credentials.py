@@ -151,6 +151,8 @@ def close(user: User) -> None:
     see that there was an account. Raises `User.DoesNotExist` as `change_password`.
     """
     with transaction.atomic():
+        # Whoever asks about an address names its owner in rows that PostgreSQL checks at their commit.
+        challenges.hold(user.email_canonical)
         present = _still(user).select_for_update().get()
         concerned = EmailChallenge.objects.filter(email=present.email_canonical) | present.challenges.all()
         EmailChallenge.objects.filter(pk__in=concerned.values("pk")).supersede()

@@ -1,13 +1,15 @@
 """What is asked for with a password or a token that is over by the time it would be done."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from django.conf import settings as service
 from django.db import connection, transaction
+from django.db.models import F
 
 from mailer.models import Message
-from tests.api.conftest import PASSWORD, client_of, problem_of
+from tests.api.conftest import PASSWORD, client_of, make_user, problem_of
 from tests.conftest import in_threads, wait_until
 from users import challenges, credentials, registration
 from users.models import AuditEntry, EmailChallenge, User
@@ -117,3 +119,21 @@ def test_an_operator_who_makes_the_account_that_is_being_registered(db):
     assert User.objects.get() == repeated.user
     assert repeated.password
     assert Message.objects.filter(kind="verification", state="pending").count() == 2
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["a new password", "another's address"])
+def test_the_end_of_an_account_waits_for_who_asks_about_its_address(ada, again):
+    eve = make_user("eve@example.com")
+
+    def ask():
+        if again:
+            credentials.request_change(eve, ada.email)
+        else:
+            credentials.request_reset(ada.email)
+
+    if again:  # which the second one supersedes
+        ask()
+        EmailChallenge.objects.update(created_at=F("created_at") - timedelta(minutes=2))
+
+    assert meanwhile(ask, lambda: client_of(ada).delete(ME, {"password": PASSWORD})).status_code == 204
+    assert User.objects.get() == eve
