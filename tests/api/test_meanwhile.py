@@ -8,6 +8,7 @@ from django.conf import settings as service
 from django.db import connection, transaction
 from django.db.models import F
 
+from mailer import retention
 from mailer.models import Message
 from tests.api.conftest import PASSWORD, client_of, make_user, problem_of
 from tests.conftest import in_threads, wait_until
@@ -137,3 +138,14 @@ def test_the_end_of_an_account_waits_for_who_asks_about_its_address(ada, again):
 
     assert meanwhile(ask, lambda: client_of(ada).delete(ME, {"password": PASSWORD})).status_code == 204
     assert User.objects.get() == eve
+
+
+def test_an_account_is_deleted_while_its_mails_are_erased(anyone):
+    anyone.post("/api/v1/accounts/register", {"email": "ada@example.com", "password": PASSWORD})
+    ada = User.objects.get()
+    owner = client_of(ada)
+
+    answer = meanwhile(lambda: retention.erase_user(ada), lambda: owner.delete(ME, {"password": PASSWORD}))
+
+    assert answer.status_code == 204
+    assert not User.objects.exists()
