@@ -153,7 +153,7 @@ def close(user: User) -> None:
     with transaction.atomic():
         # Whoever asks about an address names its owner in rows that PostgreSQL checks at their commit.
         challenges.hold(user.email_canonical)
-        # Not for its key, which `delete` takes in the end: who erases mails waits for that at their commit, and has them.
+        # Without its key, which `delete` takes in the end: who erases mails has them, and wants that at their commit.
         present = _still(user).select_for_update(no_key=True).get()
         concerned = EmailChallenge.objects.filter(email=present.email_canonical) | present.challenges.all()
         EmailChallenge.objects.filter(pk__in=concerned.values("pk")).supersede()
