@@ -122,6 +122,14 @@ class AccountSerializer(serializers.ModelSerializer[User]):
         """Show it as it was typed."""
         return credentials.pending_change(user).values_list("typed", flat=True).first()
 
+    def update(self, instance: User, validated_data: dict[str, Any]) -> User:
+        """Write what was sent and nothing else: the rest was read before, and may be of before a ban or a reset."""
+        if validated_data and not User.objects.filter(pk=instance.pk).update(**validated_data):
+            raise User.DoesNotExist
+        for name, value in validated_data.items():
+            setattr(instance, name, value)
+        return instance
+
 
 ACCEPTED = OpenApiExample(
     "accepted", {"status": "accepted", "resend_after": 60}, response_only=True, status_codes=["202"]

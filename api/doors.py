@@ -16,6 +16,7 @@ from rest_framework.views import APIView
 
 from api import throttles
 from api.problems import TooLarge
+from users.models import User
 
 # Bytes; the largest body that makes sense, a registration, has some 1,500.
 MAX_BODY = 64 * 1024
@@ -96,3 +97,9 @@ class PrivateView(View):
     permission_classes: tuple[type[BasePermission], ...] = (IsAuthenticated,)
     parser_classes = (SmallJSONParser,)
     throttle_classes: tuple[type[BaseThrottle], ...] = (throttles.PerUser,)
+
+    def handle_exception(self, exc: Exception) -> Response:
+        """Answer whoever was deleted, banned or given another password while they asked: their token is gone."""
+        return super().handle_exception(
+            exceptions.AuthenticationFailed("Invalid token.") if isinstance(exc, User.DoesNotExist) else exc
+        )

@@ -22,7 +22,7 @@ from uuid import UUID, uuid4
 import structlog
 from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
-from django.db import transaction
+from django.db import DEFAULT_DB_ALIAS, transaction
 
 from mailer import ledger, statements, turns
 from mailer.doorbell import ring
@@ -132,7 +132,8 @@ def enqueue(  # noqa: PLR0913  # all that a message is, by name
     What it says is rendered from the kind's templates with `context`, or is `content` (`mailer.content`). Priority and
     flow default to the kind's and its name, `expires_at` to the kind's lifetime from `run_at` or now. Content is
     `secret` where the kind says so, too. What is `withheld` is cancelled from the start: it costs what another message
-    does, and goes nowhere. Raises `KeyError` for an unknown kind, `ValueError` without a recipient.
+    does, and goes nowhere. Raises `KeyError` for an unknown kind, `ValueError` without a recipient; what the database
+    raises undoes the caller's transaction, also where it is caught within it, unless a savepoint was set.
     """
     if not recipients:
         raise ValueError("a message needs a recipient")
@@ -186,7 +187,8 @@ def _insert(message: Message, row: Mapping[str, Any]) -> bool:
         "content": None if message.content is None else json.dumps(message.content),
         "channel": CHANNEL,
     }
-    with statements.prepared() as cursor:
+    # Who catches what this raises must not go on to commit: PostgreSQL rolls back then, and tells nobody.
+    with transaction.mark_for_rollback_on_error(using=DEFAULT_DB_ALIAS), statements.prepared() as cursor:
         cursor.execute(_INSERT, parameters)
         return cursor.fetchone() is not None
 

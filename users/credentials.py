@@ -6,6 +6,7 @@ Each change of an address or a password is told to the address that the account 
 
 from django.contrib.auth.hashers import make_password
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from users import audit, challenges
@@ -28,12 +29,25 @@ Purpose = EmailChallenge.Purpose
 
 
 def change_password(user: User, password: str) -> None:
-    """Set another password, for one who has shown the present one. Revokes every token, also the one in use."""
+    """Set another password, for one who has shown the present one. Revokes every token, also the one in use.
+
+    Raises `User.DoesNotExist` where `user` is deleted, banned, or has another password since.
+    """
     with transaction.atomic():
-        present = User.objects.select_for_update(no_key=True).get(pk=user.pk)
+        present = _still(user).select_for_update(no_key=True).get()
         present.set_password(password)
         present.save(update_fields=["password"])
         password_changed.send(User, user=present)
+    user.password = present.password
+
+
+def _still(user: User) -> QuerySet[User]:
+    """Find the row of one who has shown their password, unless a ban or another password has come since.
+
+    Else who knows an old password could undo a reset by asking for something at the same time. PostgreSQL looks at the
+    row again, as it then is, once it has waited for whoever held it.
+    """
+    return User.objects.filter(pk=user.pk, is_active=True, password=user.password)
 
 
 def request_reset(email_canonical: str) -> None:
@@ -77,14 +91,14 @@ def request_change(user: User, email: str) -> None:
     """Have a link sent to a new address, and a notice to the present one, which stays until the link is used.
 
     A request takes the place of the one before. If the address is somebody else's, they are told, as at a registration:
-    who asks learns nothing. Raises `ValidationError` for what is no address.
+    who asks learns nothing. Raises `ValidationError` for what is no address, `User.DoesNotExist` as `change_password`.
     """
     address = canonical(email)
     with transaction.atomic():
         challenges.hold(address)
         asked = EmailChallenge.objects.filter(email=address, purpose=Purpose.CHANGE_EMAIL)
         may_mail = challenges.may_ask_again(asked)
-        present = User.objects.select_for_update(no_key=True).get(pk=user.pk)
+        present = _still(user).select_for_update(no_key=True).get()
         owner = User.objects.filter(email_canonical=address).exclude(pk=user.pk).first()
         today = present.challenges.filter(purpose=Purpose.CHANGE_EMAIL, created_at__gt=Now() - challenges.DAY).count()
         if not may_mail or today >= challenges.MAILS_A_DAY:  # nobody is to mail strangers at will
@@ -134,10 +148,13 @@ def close(user: User) -> None:
     """Delete an account, with its tokens.
 
     The challenges about its address stay until their time is over, without the address: else who registered it would
-    see that there was an account.
+    see that there was an account. Raises `User.DoesNotExist` as `change_password`.
     """
     with transaction.atomic():
-        present = User.objects.select_for_update().get(pk=user.pk)
+        # Whoever asks about an address names its owner in rows that PostgreSQL checks at their commit.
+        challenges.hold(user.email_canonical)
+        # Without its key, which `delete` takes in the end: who erases mails has them, and wants that at their commit.
+        present = _still(user).select_for_update(no_key=True).get()
         concerned = EmailChallenge.objects.filter(email=present.email_canonical) | present.challenges.all()
         EmailChallenge.objects.filter(pk__in=concerned.values("pk")).supersede()
         EmailChallenge.objects.filter(pk__in=concerned.values("pk")).update(email="", typed="", password="")

@@ -12,6 +12,7 @@ from knox.models import AuthToken
 from uuid_utils.compat import uuid7
 
 from mailer.models import Message
+from mailer.receivers import delivery_of
 from users import challenges, credentials, registration
 from users.challenges import MAILS_A_DAY, Outcome, link_token
 from users.models import EmailChallenge, User
@@ -101,6 +102,14 @@ def test_more_registrations_than_a_day_allows_send_nothing():
     later(hours=25)
     ada(SECOND)
     assert len(mails()) == MAILS_A_DAY + 1
+
+
+def test_mails_of_a_day_are_shared_by_all_who_register_an_address():
+    ada(FIRST)
+
+    theirs = [ada(f"{SECOND} {number}") for number in range(MAILS_A_DAY)]
+
+    assert [delivery_of(each) is not None for each in theirs] == [True] * (MAILS_A_DAY - 1) + [False]
 
 
 def test_asking_again_does_not_use_up_the_registrations_of_a_free_address():

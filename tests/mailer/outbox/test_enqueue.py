@@ -1,11 +1,12 @@
 """Messages come into the outbox with their cause, once, and those who listen hear of it."""
 
+from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
 import structlog
-from django.db import connection, transaction
+from django.db import DataError, connection, transaction
 from django.utils import timezone
 
 from mailer import outbox
@@ -107,6 +108,28 @@ def test_enqueue_of_one_key_by_many_threads_writes_one():
 
     assert sum(message is not None for message in written) == 1
     assert Message.objects.count() == DeliveryStatus.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_enqueue_that_fails_and_is_caught_leaves_no_commit_that_is_none():
+    told: list[str] = []
+    with transaction.atomic():
+        enqueue(dedupe_key="first")
+        transaction.on_commit(lambda: told.append("committed"))
+        with suppress(DataError):
+            enqueue(dedupe_key="k" * 201)
+
+    assert (told, Message.objects.count()) == ([], 0)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_enqueue_that_fails_within_a_savepoint_undoes_that_alone():
+    with transaction.atomic():
+        enqueue(dedupe_key="first")
+        with suppress(DataError), transaction.atomic():
+            enqueue(dedupe_key="k" * 201)
+
+    assert Message.objects.get().dedupe_key == "first"
 
 
 def test_enqueue_takes_the_requests_id_along(db):
