@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from celery import current_app
 from django.conf import settings as configured
+from django.db import connection
 from django.db.models.functions import Now
 
 from mailer import sweeping
@@ -123,16 +124,25 @@ def test_a_worker_that_has_read_long_enough_rings_for_the_rest(post_postmark, se
     assert rung.wait(30)
 
 
-def test_one_that_fails_keeps_no_other_waiting(post_postmark, sent, monkeypatch):
+def fail(_facts):
+    raise AssertionError
+
+
+def take_too_long(_facts):
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout = 1")
+        cursor.execute("SELECT pg_sleep(30)")
+
+
+@pytest.mark.parametrize("broken", [fail, take_too_long])
+def test_one_that_fails_keeps_no_other_waiting(post_postmark, sent, monkeypatch, broken):
     for number in range(3):
         post_postmark(opens(sent("postmark", recipient=f"{number}@example.com"), 5))
     record, calls = inbox.ledger.record, []
 
     def fail_first(facts):
         calls.append(facts)
-        if len(calls) == 1:
-            raise AssertionError
-        return record(facts)
+        return broken(facts) if len(calls) == 1 else record(facts)
 
     monkeypatch.setattr(inbox.ledger, "record", fail_first)
 
@@ -182,11 +192,18 @@ def test_one_whose_reader_died_is_read_a_minute_later(post_postmark, sent, monke
     assert (state(), delivery_of(message).status) == (("processed", 5, 5, 2), "delivered")
 
 
+def test_one_whose_readers_all_died_is_poison_and_says_so(post_postmark, sent):
+    post_postmark(opens(sent("postmark"), 5))
+    WebhookReceipt.objects.update(attempts=len(inbox.DELAYS))
+
+    assert later.read_due() == 0
+
+    receipt = WebhookReceipt.objects.get()
+    assert (receipt.state, receipt.run_at, receipt.error) == ("poison", None, "unfinished")
+
+
 def test_one_that_cannot_be_recorded_is_tried_again_as_others_are(post_postmark, sent, monkeypatch):
     post_postmark(opens(sent("postmark"), 5))
-
-    def fail(*_):
-        raise AssertionError
 
     monkeypatch.setattr(inbox.ledger, "record", fail)
     assert later.read_due() == 0
