@@ -12,6 +12,7 @@ from django.db.models.functions import Now
 
 from mailer import sweeping
 from mailer.doorbell import Hint, Ringer
+from mailer.management.commands import relay
 from mailer.models import DeliveryEvent
 from tests.conftest import in_threads
 from tests.webhooks import payloads
@@ -83,6 +84,17 @@ def test_the_sweep_reads_what_nobody_was_rung_for(post_postmark, sent):
 
     assert sweeping.sweep()["receipts"] == 1
     assert state() == ("processed", 5, 5, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_relay_goes_on_while_there_is_something_to_read(monkeypatch):
+    left, stop = [1, 1, 0], threading.Event()
+    monkeypatch.setattr(later, "read_due", lambda: left.pop(0))
+    monkeypatch.setattr(relay, "_notified", lambda _session: stop.set() or True)
+
+    relay.Command._serve(stop, 1.0, None)
+
+    assert left == []
 
 
 def test_a_worker_is_rung_for_once_it_is_stored(post_postmark, sent, monkeypatch, django_capture_on_commit_callbacks):
