@@ -17,7 +17,7 @@ from mailer.models import DeliveryEvent
 from tests.conftest import in_threads
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of
-from webhooks import inbox, later, retention, tasks
+from webhooks import inbox, later, replaying, retention, tasks
 from webhooks.models import WebhookReceipt
 from webhooks.providers import WEBHOOKS
 from webhooks.providers.base import listed
@@ -172,6 +172,29 @@ def test_what_says_no_time_happened_when_it_came(post_postmark, sent):
 
     [recorded] = DeliveryEvent.objects.filter(source="webhook")
     assert recorded.occurred_at == WebhookReceipt.objects.get().received_at
+
+
+def test_what_waits_may_be_replayed_and_is_read_no_more(post_postmark, sent):
+    message = sent("postmark")
+    post_postmark(opens(message, 5))
+    waiting = replaying.Selection(states=["waiting"])
+
+    [rehearsed] = replaying.replay(waiting, dry_run=True)
+    before = state()
+    [done] = replaying.replay(waiting)
+
+    assert ([change.new_status for change in rehearsed.changes], before) == (["delivered"], ("waiting", 5, 0, 0))
+    assert (done.new_events, done.failures, state()) == (5, {}, ("processed", 5, 5, 0))
+    assert (later.read_due(), delivery_of(message).open_count) == (0, 4)
+
+
+def test_what_waits_is_kept_however_old_it_is(post_postmark, sent):
+    post_postmark(opens(sent("postmark"), 5))
+    WebhookReceipt.objects.update(received_at=Now() - timedelta(days=90))
+
+    retention.cleanup(retention.rules())
+
+    assert state() == ("waiting", 5, 0, 0)
 
 
 def test_what_waits_is_erased_with_what_it_says(post_postmark, sent):
