@@ -31,7 +31,8 @@ def readyz(request: HttpRequest) -> JsonResponse:
 
     `oldest_due_seconds` is how long the message that is due longest has waited; null where none waits. With `?verbose`
     also how the webhooks of each provider are doing: when the last event came, whether it is silent, how late events
-    are, and what was refused. Anyone may ask, so there is nothing else: no address, no number of mails.
+    are, and what was refused; and `oldest_waiting_seconds`, how long the webhook that waits longest has waited to be
+    read by a worker. Anyone may ask, so there is nothing else: no address, no number of mails.
     """
     checks: dict[str, Any] = {"database": _works(_ask_database), "broker": _works(_ask_broker)}
     ready = checks["database"] == "ok"
@@ -45,6 +46,7 @@ def readyz(request: HttpRequest) -> JsonResponse:
 def _webhooks() -> dict[str, Any]:
     report = webhooks.report()
     return {
+        "oldest_waiting_seconds": _whole(webhooks.oldest_waiting()),
         "webhooks": {name: _told(known) for name, known in report.items()},
         "warnings": [
             f"{name}: mail was sent, and no webhook has come for {known.life.silent_seconds / 3600:.1f} hours"

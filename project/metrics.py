@@ -50,7 +50,12 @@ class Mail(Collector):
         )
         for state, count in health.left().items():
             receipts.add_metric([state], count)
-        return [repeats, letters, receipts, *_webhooks(), *_inquiries()]
+        waiting = GaugeMetricFamily(
+            "webhook_oldest_waiting_seconds",
+            "For how long the webhook that waits longest has waited to be read; 0 where none waits.",
+            value=health.oldest_waiting() or 0,
+        )
+        return [repeats, letters, receipts, waiting, *_webhooks(), *_inquiries()]
 
 
 def _webhooks() -> Iterable[Metric]:

@@ -130,7 +130,7 @@ def _arrival(scope: Mapping[str, Any], body: bytes) -> Arrival:
     return Arrival(
         Incoming(headers, body, f"{settings.PUBLIC_URL}{scope['path']}"),
         client_of(peer[0], headers.get("x-forwarded-for", "")),
-        headers.get("x-request-id") or str(uuid4()),
+        str(uuid4()),  # as Django's way has it: one from outside could be anything
     )
 
 

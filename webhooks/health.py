@@ -35,8 +35,8 @@ class Life:
     """When a provider last reported an event, seconds since, and for how long it has left its mails without a word.
 
     Only webhooks count: what it tells when it is asked says nothing of them. `silent_seconds` is None where all is
-    well: nothing was sent since the last event, or not long enough ago (WEBHOOK_SILENCE_HOURS). A provider that has
-    never reported anything is silent since the mail that tells.
+    well: nothing was sent since the last event, or not long enough ago (WEBHOOK_SILENCE_HOURS), or what it told
+    waits to be read. A provider that has never reported anything is silent since the mail that tells.
     """
 
     last_event_at: datetime | None
@@ -123,6 +123,14 @@ def left() -> dict[str, int]:
         return dict(cursor.fetchall())
 
 
+def oldest_waiting() -> float | None:
+    """Return for how many seconds the receipt that waits longest has waited to be read; None where none waits."""
+    with connection.cursor() as cursor:
+        cursor.execute(_OLDEST)
+        row = cursor.fetchone()
+    return row and float(row[0])
+
+
 def lives() -> dict[str, Life]:
     """Return the cheaper half of the report: who has spoken when, and who is silent."""
     kept: float = settings.WEBHOOK_EVENT_DAYS
@@ -157,13 +165,22 @@ _LEFT: Final = " UNION ALL ".join(
     for state in (State.WAITING, State.RETRY, State.POISON)
 )
 
+# Ids count up with time; so the index by state knows which came first.
+_OLDEST: Final = f"""
+SELECT greatest(0, extract(epoch FROM now() - received_at))::float8 FROM {_RECEIPT}
+WHERE state = 'waiting' ORDER BY id LIMIT 1"""
+
 # A mail may have been reported about by an event that came before the answer of the provider; and the events of an old
 # one are not kept. Ids of deliveries begin with the time they were made at, in milliseconds (RFC 9562 5.7), by which
 # those old enough are found. With `=` instead of `ANY` the order would be that of the ids alone, and a search along the
 # primary key for a provider that has not been used for a year would read that year.
 _LIVES: Final = f"""
+WITH unread AS MATERIALIZED (
+    SELECT provider FROM {_RECEIPT} WHERE state = 'waiting' ORDER BY id DESC LIMIT %(latest)s
+)
 SELECT p.name, last.at, extract(epoch FROM now() - last.at)::float8,
-       CASE WHEN unheard.at IS NOT NULL THEN extract(epoch FROM now() - coalesce(last.at, unheard.at))::float8 END
+       CASE WHEN unheard.at IS NOT NULL AND NOT EXISTS (SELECT FROM unread WHERE unread.provider = p.name)
+            THEN extract(epoch FROM now() - coalesce(last.at, unheard.at))::float8 END
 FROM (SELECT now() - make_interval(secs => %(silence)s * 3600) AS at) due
 CROSS JOIN LATERAL (
     SELECT (lpad(to_hex(floor(extract(epoch FROM due.at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid AS id

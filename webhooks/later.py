@@ -23,6 +23,9 @@ SHIFT: Final = 1.0
 # What reading a receipt may change in it: never its body, which may be large.
 OUTCOME: Final = ("state", "error", "events", "unreadable", "new_events", "run_at")
 
+# https://www.postgresql.org/docs/current/errcodes-appendix.html, class 57.
+QUERY_CANCELED: Final = "57014"
+
 
 def read_due(limit: int = LIMIT) -> int:
     """Read receipts whose time has come, one after another; return how many were processed.
@@ -72,7 +75,7 @@ def _read(identifier: UUID) -> bool:
             receipt.run_at = None
             receipt.save(update_fields=OUTCOME)
     except Exception as error:  # as in `inbox.process_all`
-        if inbox.is_away(error):
+        if inbox.is_away(error) and not _took_too_long(error):
             raise
         name = type(error).__name__
         with connection.cursor() as cursor:
@@ -80,6 +83,14 @@ def _read(identifier: UUID) -> bool:
         log.warning("receipt_failed", receipt_id=str(identifier), error_class=name)
         return False
     return True
+
+
+def _took_too_long(error: Exception) -> bool:
+    """Tell whether PostgreSQL ended a statement for its `statement_timeout`, as it will with this receipt's again.
+
+    Else each such receipt would end a sweep, and keep a relay from sending.
+    """
+    return getattr(error.__cause__, "sqlstate", None) == QUERY_CANCELED
 
 
 def replay(identifier: UUID) -> tuple[WebhookReceipt, list[Fact], list[Recorded]]:
@@ -146,7 +157,7 @@ SET error = %(error)s, state = CASE WHEN attempts >= %(most)s THEN 'poison' ELSE
     run_at = CASE WHEN attempts < %(most)s THEN run_at END
 WHERE id = %(id)s AND state IN ('waiting', 'retry')"""
 
-# Whose last try ended its process, too.
+# Whose last try ended its process, or lost the database, too.
 _EXHAUSTED: Final = f"""
-UPDATE {_RECEIPT} SET state = 'poison', run_at = NULL
+UPDATE {_RECEIPT} SET state = 'poison', run_at = NULL, error = coalesce(nullif(error, ''), 'unfinished')
 WHERE state IN ('waiting', 'retry') AND run_at <= now() AND attempts >= %s"""

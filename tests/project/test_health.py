@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import connection
+from django.db.models.functions import Now
 
 from mailer import ledger, outbox
 from mailer.models import DeliveryEvent
@@ -170,6 +171,16 @@ def test_readyz_verbose_tells_of_each_provider_and_warns_of_one_that_is_silent(c
     }
     assert answer["warnings"] == ["resend: mail was sent, and no webhook has come for 7.5 hours"]
     assert "example" not in response.content.decode()
+
+
+def test_readyz_verbose_tells_for_how_long_nobody_has_read_what_waits(client, db):
+    none = client.get("/readyz?verbose").json()["oldest_waiting_seconds"]
+    WebhookReceipt.objects.create(
+        provider="postmark", body=b"", state="waiting", received_at=Now() - timedelta(minutes=5)
+    )
+
+    assert none is None
+    assert client.get("/readyz?verbose").json()["oldest_waiting_seconds"] == pytest.approx(300, abs=60)
 
 
 def test_readyz_verbose_without_the_database_is_503(client, no_database):

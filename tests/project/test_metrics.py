@@ -44,6 +44,7 @@ def test_metrics_count_repeats_by_kind_and_provider(client, db, settings):
         ("webhook_receipts", "waiting"): 0,
         ("webhook_receipts", "retry"): 0,
         ("webhook_receipts", "poison"): 0,
+        ("webhook_oldest_waiting_seconds",): 0,
         ("inquiry_asked_total", "mailgun"): 0,
         ("inquiry_told_total", "mailgun"): 0,
         ("inquiry_failed_total", "mailgun"): 0,
@@ -63,6 +64,15 @@ def test_metrics_count_receipts_that_wait_or_cannot_be_read(client, db):
         ("retry",): 2,
         ("poison",): 1,
     }
+
+
+def test_metrics_tell_for_how_long_nobody_has_read_what_waits(client, db):
+    for minutes, state in ((9, "retry"), (8, "poison"), (7, "processed"), (5, "waiting"), (1, "waiting")):
+        WebhookReceipt.objects.create(
+            provider="resend", body=b"", state=state, received_at=Now() - timedelta(minutes=minutes)
+        )
+
+    assert figures(client.get("/metrics"))["webhook_oldest_waiting_seconds",] == pytest.approx(300, abs=60)
 
 
 def test_metrics_count_no_more_receipts_than_they_say(client, db, monkeypatch):
@@ -124,8 +134,8 @@ def test_metrics_tell_how_the_webhooks_of_each_provider_are(client, db, settings
     assert ("webhook_receipt_lag_seconds", "postmark", "0.5") not in found
 
 
-def test_metrics_cost_seven_queries(client, db, django_assert_num_queries):
-    with django_assert_num_queries(7):
+def test_metrics_cost_eight_queries(client, db, django_assert_num_queries):
+    with django_assert_num_queries(8):
         client.get("/metrics")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from ipaddress import ip_network
+from uuid import UUID
 
 import pytest
 from django.db import connections
@@ -169,10 +170,17 @@ class TestWebhooks:
         return ask(application, where, {"type": "http.request", "body": body}, headers=self.headers(**headers))
 
     def test_webhook_is_stored_before_it_is_answered(self, application):
-        status, _, body, _ = self.post(application, **{"X-Request-Id": "named-by-the-proxy"})
+        status, _, body, _ = self.post(application)
 
         assert (status, body) == (200, b"")
-        assert WebhookReceipt.objects.get().request_id == "named-by-the-proxy"
+        assert WebhookReceipt.objects.get().state == "processed"
+
+    @pytest.mark.parametrize("size", [0, 100_000])
+    def test_id_of_a_webhook_s_request_is_ours(self, application, size):
+        body = encoded(payloads.postmark("Bounce", Content="x" * size))
+
+        assert self.post(application, body=body, **{"X-Request-Id": "any\0thing"})[0] == 200
+        assert UUID(WebhookReceipt.objects.get().request_id)
 
     def test_large_webhook_is_stored_too(self, application):
         body = encoded(payloads.postmark("Bounce", Content="x" * 100_000))

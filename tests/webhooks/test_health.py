@@ -107,6 +107,14 @@ def test_webhook_that_came_before_the_answer_is_no_silence(db):
     assert health.lives()["resend"].silent_seconds is None
 
 
+@pytest.mark.parametrize(("provider", "is_silent"), [("resend", False), ("postmark", True)])
+def test_provider_whose_webhook_waits_to_be_read_is_not_silent(db, provider, is_silent):
+    sent_hours_ago(7)
+    WebhookReceipt.objects.create(provider=provider, body=b"", state="waiting", received_at=Now() - HOUR)
+
+    assert (health.lives()["resend"].silent_seconds is not None) == is_silent
+
+
 def test_provider_whose_events_are_no_longer_kept_is_not_silent(db, settings):
     settings.WEBHOOK_EVENT_DAYS = 40
     sent_hours_ago(41 * 24)
@@ -239,6 +247,7 @@ def test_what_is_read_has_a_bound_and_an_index(db):
     plans = [
         plan_of(health._LIVES, {**names, "silence": 6, "latest": health.LATEST, "kept": 400}),
         plan_of(health._LEFT, {"many": health.MANY}),
+        plan_of(health._OLDEST, {}),
         plan_of(health._LAGS, {**names, "sample": health.SAMPLE, "quantiles": list(health.QUANTILES)}),
     ]
 

@@ -7,15 +7,17 @@ from datetime import timedelta
 import pytest
 from celery import current_app
 from django.conf import settings as configured
+from django.db import connection
 from django.db.models.functions import Now
 
 from mailer import sweeping
 from mailer.doorbell import Hint, Ringer
+from mailer.management.commands import relay
 from mailer.models import DeliveryEvent
 from tests.conftest import in_threads
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of
-from webhooks import inbox, later, retention, tasks
+from webhooks import inbox, later, replaying, retention, tasks
 from webhooks.models import WebhookReceipt
 from webhooks.providers import WEBHOOKS
 from webhooks.providers.base import listed
@@ -84,6 +86,17 @@ def test_the_sweep_reads_what_nobody_was_rung_for(post_postmark, sent):
     assert state() == ("processed", 5, 5, 1)
 
 
+@pytest.mark.django_db(transaction=True)
+def test_a_relay_goes_on_while_there_is_something_to_read(monkeypatch):
+    left, stop = [1, 1, 0], threading.Event()
+    monkeypatch.setattr(later, "read_due", lambda: left.pop(0))
+    monkeypatch.setattr(relay, "_notified", lambda _session: stop.set() or True)
+
+    relay.Command._serve(stop, 1.0, None)
+
+    assert left == []
+
+
 def test_a_worker_is_rung_for_once_it_is_stored(post_postmark, sent, monkeypatch, django_capture_on_commit_callbacks):
     rung = threading.Event()
     monkeypatch.setattr(inbox.READING, "_ringer", Ringer(rung.set))
@@ -123,16 +136,25 @@ def test_a_worker_that_has_read_long_enough_rings_for_the_rest(post_postmark, se
     assert rung.wait(30)
 
 
-def test_one_that_fails_keeps_no_other_waiting(post_postmark, sent, monkeypatch):
+def fail(_facts):
+    raise AssertionError
+
+
+def take_too_long(_facts):
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout = 1")
+        cursor.execute("SELECT pg_sleep(30)")
+
+
+@pytest.mark.parametrize("broken", [fail, take_too_long])
+def test_one_that_fails_keeps_no_other_waiting(post_postmark, sent, monkeypatch, broken):
     for number in range(3):
         post_postmark(opens(sent("postmark", recipient=f"{number}@example.com"), 5))
     record, calls = inbox.ledger.record, []
 
     def fail_first(facts):
         calls.append(facts)
-        if len(calls) == 1:
-            raise AssertionError
-        return record(facts)
+        return broken(facts) if len(calls) == 1 else record(facts)
 
     monkeypatch.setattr(inbox.ledger, "record", fail_first)
 
@@ -150,6 +172,29 @@ def test_what_says_no_time_happened_when_it_came(post_postmark, sent):
 
     [recorded] = DeliveryEvent.objects.filter(source="webhook")
     assert recorded.occurred_at == WebhookReceipt.objects.get().received_at
+
+
+def test_what_waits_may_be_replayed_and_is_read_no_more(post_postmark, sent):
+    message = sent("postmark")
+    post_postmark(opens(message, 5))
+    waiting = replaying.Selection(states=["waiting"])
+
+    [rehearsed] = replaying.replay(waiting, dry_run=True)
+    before = state()
+    [done] = replaying.replay(waiting)
+
+    assert ([change.new_status for change in rehearsed.changes], before) == (["delivered"], ("waiting", 5, 0, 0))
+    assert (done.new_events, done.failures, state()) == (5, {}, ("processed", 5, 5, 0))
+    assert (later.read_due(), delivery_of(message).open_count) == (0, 4)
+
+
+def test_what_waits_is_kept_however_old_it_is(post_postmark, sent):
+    post_postmark(opens(sent("postmark"), 5))
+    WebhookReceipt.objects.update(received_at=Now() - timedelta(days=90))
+
+    retention.cleanup(retention.rules())
+
+    assert state() == ("waiting", 5, 0, 0)
 
 
 def test_what_waits_is_erased_with_what_it_says(post_postmark, sent):
@@ -182,11 +227,18 @@ def test_one_whose_reader_died_is_read_a_minute_later(post_postmark, sent, monke
     assert (state(), delivery_of(message).status) == (("processed", 5, 5, 2), "delivered")
 
 
+def test_one_whose_readers_all_died_is_poison_and_says_so(post_postmark, sent):
+    post_postmark(opens(sent("postmark"), 5))
+    WebhookReceipt.objects.update(attempts=len(inbox.DELAYS))
+
+    assert later.read_due() == 0
+
+    receipt = WebhookReceipt.objects.get()
+    assert (receipt.state, receipt.run_at, receipt.error) == ("poison", None, "unfinished")
+
+
 def test_one_that_cannot_be_recorded_is_tried_again_as_others_are(post_postmark, sent, monkeypatch):
     post_postmark(opens(sent("postmark"), 5))
-
-    def fail(*_):
-        raise AssertionError
 
     monkeypatch.setattr(inbox.ledger, "record", fail)
     assert later.read_due() == 0

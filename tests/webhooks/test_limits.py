@@ -7,7 +7,8 @@ from tests.webhooks.providers.test_unisender_go import EVENT
 from webhooks.models import WebhookReceipt
 from webhooks.providers import WEBHOOKS
 
-# Those whose signature stands in the body, or is over parts of it.
+# Those whose signature stands in the body, or is over parts of it. Mandrill's form may be large, and costs
+# little to take apart.
 DECODED = {
     "amazon_ses": ["arn:aws:sns:us-east-1:123456789012:events"],
     "mailgun": ["a-signing-key"],

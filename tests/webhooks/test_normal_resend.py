@@ -110,6 +110,26 @@ def test_event_about_no_mail_is_kept_and_changes_nothing(post_resend, message, k
     assert delivery_of(message).status == "sent"
 
 
+def test_mail_that_came_in_changes_nothing(post_resend, message):
+    data = {
+        "email_id": "c9d4b7a2-3a61-4d53-9e0f-0a1b2c3d4e5f",
+        "created_at": "2026-11-20T23:41:11.894719+00:00",
+        "from": "Ada <ada@example.com>",
+        "to": [payloads.RECIPIENT],
+        "cc": [],
+        "bcc": [],
+        "message_id": "<example+123>",
+        "subject": "Re: Welcome",
+        "attachments": [],
+    }
+
+    response = post_resend({"type": "email.received", "created_at": "2026-11-20T23:41:12.126Z", "data": data})
+
+    assert response.status_code == 200
+    assert (recorded().event_type, recorded().effect) == ("unknown", "parked")
+    assert delivery_of(message).status == "sent"
+
+
 @pytest.mark.parametrize("kind", payloads.RESEND)
 def test_delivery_is_found_by_the_id_of_resend_too(post_resend, message, kind):
     response = post_resend(payloads.resend(kind))

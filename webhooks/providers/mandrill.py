@@ -12,12 +12,13 @@ https://mailchimp.com/developer/transactional/api/messages/send-new-message/, `r
 """
 
 import base64
+import binascii
 import hmac
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 from anymail.signals import AnymailTrackingEvent
 
@@ -30,6 +31,8 @@ from webhooks.providers.times import with_readable_time
 
 FIELD: Final = "mandrill_events"
 MAX_FIELDS: Final = 20
+# A sign of percent that encodes nothing.
+_BARE_PERCENT: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 # The key that all know: it proves nothing, and is good for a request alone that has no events, and nothing else.
 CHECK_KEY: Final = "test-webhook"
 
@@ -85,20 +88,31 @@ def verify(incoming: Incoming, secrets: Sequence[str]) -> Proof:
 
 def _fields(incoming: Incoming) -> dict[str, str]:
     """Return the form. A name that stands twice is refused: what is signed would not tell which one counts."""
+    if incoming.body.count(b"&") >= MAX_FIELDS:
+        raise Unreadable("too many fields")
+    parted = [pair.partition(b"=") for pair in incoming.body.split(b"&")]
+    if not all(equals for _, equals, _ in parted):
+        raise Unreadable("another form")
     try:
-        pairs = parse_qsl(
-            incoming.body.decode(),
-            keep_blank_values=True,
-            strict_parsing=True,
-            errors="strict",
-            max_num_fields=MAX_FIELDS,
-        )
+        pairs = [(_decoded(name), _decoded(value)) for name, _, value in parted]
     except ValueError as error:
         raise Unreadable(type(error).__name__) from error
     fields = dict(pairs)
     if len(fields) < len(pairs) or FIELD not in fields:
         raise Unreadable("another form")
     return fields
+
+
+def _decoded(encoded: bytes) -> str:
+    """Return what a form's name or value stands for. Raises `ValueError`.
+
+    `urllib.parse` makes an object of each encoded byte: of 10 MB, sent by anybody, 800 MiB in three seconds. The codec
+    of quoted-printable, which differs from a form's in its sign, does the same work in C.
+    """
+    if _BARE_PERCENT.search(encoded):
+        raise ValueError("a sign of percent encodes nothing")
+    quoted = encoded.replace(b"+", b" ").replace(b"=", b"=3D").replace(b"%", b"=")
+    return binascii.a2b_qp(quoted).decode()
 
 
 def parts(incoming: Incoming) -> Sequence[Any]:

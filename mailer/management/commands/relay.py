@@ -18,6 +18,8 @@ log = structlog.get_logger(__name__)
 
 # Seconds before the database is tried again.
 DATABASE_DOWN = 2.0
+# What the sweep reads for a second at a time, of which there may be more than can wait for the next one.
+READING = "receipts"
 # Seconds before it goes on after an error that nobody foresaw.
 STUMBLED = 1.0
 
@@ -70,21 +72,22 @@ class Command(BaseCommand):
             cursor.execute(f"LISTEN {outbox.CHANNEL}")
         session = connection.connection
         while not stop.is_set():
-            _tidy()
+            moved = _tidy()
             if alive_file:
                 alive_file.touch()
-            if not _drain_for(interval, stop):
-                continue  # there may be more to send, but the sweep comes first
+            if not _drain_for(interval, stop) or READING in moved:
+                continue  # there may be more to send, or to read, but the sweep comes first
             for _ in range(max(1, round(interval / 0.5))):
                 # Short waits, so that a signal to stop is heeded soon.
                 if stop.is_set() or _notified(session):
                     break
 
 
-def _tidy() -> None:
-    """Sweep, and look into some of the doubts: the rest has time until the next round."""
-    sweeping.sweep()
+def _tidy() -> dict[str, int]:
+    """Sweep, and look into some of the doubts: the rest has time until the next round. Return what the sweep moved."""
+    moved = sweeping.sweep()
     doubts.resolve()
+    return moved
 
 
 def _drain_for(seconds: float, stop: threading.Event) -> bool:

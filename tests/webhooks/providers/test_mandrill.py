@@ -7,8 +7,9 @@ import base64
 import hashlib
 import hmac
 import json
+import tracemalloc
 from datetime import UTC, datetime
-from urllib.parse import urlencode
+from urllib.parse import quote, unquote_plus, urlencode
 from uuid import uuid4
 
 import pytest
@@ -265,6 +266,26 @@ def test_text_beyond_ascii_is_accepted():
     assert accepts(
         incoming({"mandrill_events": json.dumps([event("send", {"subject": "Grüße 🎉"})], ensure_ascii=False)})
     )
+
+
+@given(text=st.text(st.characters(codec="utf-8")), safe=st.sampled_from(["", "=", " \r\n\t", "._+"]))
+def test_form_is_decoded_as_the_standard_library_decodes_it(text, safe):
+    encoded = quote(text, safe)
+
+    assert mandrill._decoded(encoded.encode()) == unquote_plus(encoded)
+
+
+def test_forged_form_takes_little_more_than_its_own_size():
+    body = b"mandrill_events=" + b"%41" * 300_000
+
+    tracemalloc.start()
+    try:
+        assert not accepts(Incoming({}, body, URL))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 5 * len(body)
 
 
 @pytest.mark.parametrize("url", [URL[:-1], URL.upper(), f"{URL}?a=1", URL.replace("http:", "https:"), ""])
