@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(
             "Nothing is fuzzed: atheris has no wheel for this Python or platform (Linux on x86-64 only).\n"
         )
-        return 0
+        return int("NOTHING_LEFT_OUT" in os.environ)
     chosen = [options.only] if options.only else names
     share = max(1, options.seconds * min(CORES, len(chosen)) // len(chosen))
     faults = 0
