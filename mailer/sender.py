@@ -42,7 +42,7 @@ LOOK_AROUND: Final = 0.5
 # Seconds that a drain waits for a rate limit; what takes longer is for the next one.
 LONGEST_PAUSE: Final = 1.0
 # Seconds for which a drain lets ended requests gather, so that their outcomes cost one transaction; and for which it
-# does where more than half of the slots are free, so that no mail waits for one.
+# does where the last claim has left nothing that is due, so that no mail waits for it.
 GATHER: Final = 0.01
 LEISURE: Final = 0.05
 
@@ -83,6 +83,8 @@ class _Drain:
         self._budget = Budget()
         # Until mail turns up that does not travel together: then no more is claimed than there are slots.
         self._in_batches = True
+        # Whether the last claim has left nothing that is due.
+        self._has_all = False
 
     def run(self, keep_on: Callable[[], bool]) -> int:
         while True:
@@ -105,7 +107,7 @@ class _Drain:
 
     def _take(self) -> bool:
         """Claim and send what there is room for; tell whether there may be more."""
-        room = self._room()
+        room, self._has_all = self._room(), False
         if room.free <= 0:
             return False
         self._budget = budget = routing.reserve(self._wanted(room))
@@ -125,8 +127,9 @@ class _Drain:
                 self._errors.append(error)
                 settle([(each.claim, conclude(each.claim, parcel.provider, unsent(error))) for each in parcel.letters])
         self._taken += len(claims) - len(packed.waiting)
-        # What comes after these is looked for once a request has ended, if one is under way.
-        return bool(claims) and (len(claims) >= most or bool(packed.waiting) or not self._under_way)
+        self._has_all = self._has_all and not packed.waiting
+        # What comes after all is looked for once a request has ended, if one is under way.
+        return bool(claims) and not (self._has_all and self._under_way)
 
     def _room(self) -> Room:
         """Return which slots are free. Half of all are never the bulk lane's."""
@@ -151,7 +154,10 @@ class _Drain:
         """Lease up to so many messages, the urgent lane first: what the slots hold if one provider takes most of it."""
         claims = outbox.claim(_owner(), most, Lane.URGENT)
         spare = self._capacity(min(room.free - len(claims), room.bulk), name)
-        return claims + outbox.claim(_owner(), min(most - len(claims), spare), Lane.BULK)
+        wanted = min(most - len(claims), spare)
+        bulk = outbox.claim(_owner(), wanted, Lane.BULK)
+        self._has_all = len(bulk) < wanted
+        return claims + bulk
 
     def _send(self, parcel: Parcel) -> None:
         provider, mail = parcel.provider, parcel.letters[0].email
@@ -197,15 +203,11 @@ class _Drain:
         try:
             yield self._back.get(timeout=LOOK_AROUND)
             if self._under_way:
-                time.sleep(GATHER if self._is_busy() else LEISURE)
+                time.sleep(LEISURE if self._has_all else GATHER)
             while True:
                 yield self._back.get_nowait()
         except Empty:
             return
-
-    def _is_busy(self) -> bool:
-        """Tell whether half of the slots are taken, at one provider or in all."""
-        return any(slots <= _limit(name) // 2 for name, slots in self._room().at.items())
 
     def _abandon(self) -> None:
         """Wait no longer for requests that have outlived their lease: the sweep sees to their messages.
