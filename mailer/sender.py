@@ -111,10 +111,8 @@ class _Drain:
         if room.free <= 0:
             return False
         self._budget = budget = routing.reserve(self._wanted(room))
-        names = [name for name in settings.MAIL_PROVIDERS if budget.grants.get(name, 0) > 0] or settings.MAIL_PROVIDERS
-        most = min(budget.total, self._capacity(room.free, names[0]))
         try:
-            claims = self._claim(room, most, names[0])
+            claims = self._claim(room, budget)
             packed = _prepare(claims, budget, room)
         finally:
             budget.give_back()
@@ -150,10 +148,12 @@ class _Drain:
     def _capacity(self, slots: int, name: str) -> int:
         return packing.capacity(slots, providers.get(name)) if self._in_batches else max(0, slots)
 
-    def _claim(self, room: Room, most: int, name: str) -> list[Claimed]:
-        """Lease up to so many messages, the urgent lane first: what the slots hold if one provider takes most of it."""
+    def _claim(self, room: Room, budget: Budget) -> list[Claimed]:
+        """Lease what may go, the urgent lane first: as much as the slots hold of whom most of it goes through."""
+        names = [name for name in settings.MAIL_PROVIDERS if budget.grants.get(name, 0) > 0] or settings.MAIL_PROVIDERS
+        most = min(budget.total, self._capacity(room.free, names[0]))
         claims = outbox.claim(_owner(), most, Lane.URGENT)
-        spare = self._capacity(min(room.free - len(claims), room.bulk), name)
+        spare = self._capacity(min(room.free - len(claims), room.bulk), names[0])
         wanted = min(most - len(claims), spare)
         bulk = outbox.claim(_owner(), wanted, Lane.BULK)
         self._has_all = len(bulk) < wanted

@@ -10,6 +10,7 @@ whose mail it is that is confirmed has the account. So nobody is given an accoun
 there before.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -46,18 +47,18 @@ def register(email: str, password: str, locale: str) -> UUID:
     at most `MAILS_A_DAY` mails come of it. Raises `ValidationError` for what is no address.
     """
     address = canonical(email)
-    encoded = make_password(password, salt=_salt(address))
+    person = {"email": email, "locale": locale, "password": make_password(password, salt=_salt(address))}
     try:
-        return _register(User(email=email, locale=locale, password=encoded), address)
+        return _register(address, person)
     except IntegrityError:  # an operator was faster
-        return _register(User(email=email, locale=locale, password=encoded), address)
+        return _register(address, person)
 
 
 @transaction.atomic
-def _register(newcomer: User, address: str) -> UUID:
+def _register(address: str, person: Mapping[str, str]) -> UUID:
     challenges.hold(address)
     owner = _owner_of(address)
-    return _first(newcomer) if owner is None else _another(address, newcomer.password, owner)
+    return _first(User(**person)) if owner is None else _another(address, person["password"], owner)
 
 
 def _salt(address: str) -> str:
