@@ -1,6 +1,5 @@
 """Having many receipts read again, some at a time."""
 
-import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -26,9 +25,6 @@ MOST: Final = 1000
 LIMIT: Final = 100
 # Receipts among which one request looks for those of a provider or a state.
 AMONG: Final = 10_000
-# Seconds after which a request begins nothing more, and receipts that it replays between two looks at the clock.
-SECONDS: Final = 10.0
-STEP: Final = 10
 # By what receipts are named, where not by their ids.
 NARROWING: Final = ("provider", "state", "received_after", "received_before")
 
@@ -181,11 +177,7 @@ def _selection(asked: dict[str, Any]) -> Selection:
 def _replay(selection: Selection, asked: dict[str, Any]) -> tuple[Round, Place | None]:
     """Replay as many as one request may; return what came of it, and where to go on."""
     part, has_more = (selection, False) if selection.ids else selection.begin(AMONG)
-    total, end, dry_run, limit = Round(), time.monotonic() + SECONDS, asked["dry_run"], asked["limit"]
-    # A dry run looks at a whole batch in one statement.
-    batch = replaying.BATCH if dry_run else STEP
-    for done in replaying.replay(part, dry_run=dry_run, batch=batch, most=limit):
-        total.include(done)
-        if total.receipts >= limit or time.monotonic() > end:
-            return total, Place(total.last, selection.last)
+    total, was_all = replaying.replay_in_time(part, dry_run=asked["dry_run"], most=asked["limit"])
+    if not was_all:
+        return total, Place(total.last, selection.last)
     return total, Place(part.last, selection.last) if has_more else None

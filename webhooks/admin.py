@@ -39,15 +39,21 @@ class WebhookReceiptAdmin(ReadOnly, Masked, admin.ModelAdmin[WebhookReceipt]):
     def replay(self, request: HttpRequest, receipts: QuerySet[WebhookReceipt]) -> None:
         """Have them read again, and say what came of it."""
         ids = list(receipts.order_by("pk").values_list("pk", flat=True)[: MOST + 1])
+        if not ids:
+            self.message_user(request, "These receipts are kept no longer.", messages.ERROR)
+            return
         if len(ids) > MOST:
             text = f"More than {MOST} receipts: manage.py replay_webhooks replays any number."
             self.message_user(request, text, messages.ERROR)
             return
-        for done in replaying.replay(replaying.Selection(ids=ids)):
-            news = f"{done.new_events} new events, {len(done.changes)} statuses changed"
-            self.message_user(request, f"{done.receipts} receipts replayed: {news}.")
-            for identifier, error in done.failures.items():
-                self.message_user(request, f"Receipt {identifier}: {error}", messages.ERROR)
+        done, was_all = replaying.replay_in_time(replaying.Selection(ids=ids))
+        news = f"{done.new_events} new events, {len(done.changes)} statuses changed"
+        self.message_user(request, f"{done.receipts} of {len(ids)} receipts replayed: {news}.")
+        for identifier, error in done.failures.items():
+            self.message_user(request, f"Receipt {identifier}: {error}", messages.ERROR)
+        if not was_all and (left := ids[ids.index(done.last) + 1 :]):
+            text = f"{len(left)} were left, since this took long; the first of them is {left[0]}."
+            self.message_user(request, text, messages.WARNING)
 
     @admin.display(description="body")
     def text(self, receipt: WebhookReceipt) -> str:

@@ -5,6 +5,7 @@ back: an event that an older release read as another type stays beside the new o
 one of the same type keeps the reading it was recorded with. `Round.differing` counts these.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -29,6 +30,10 @@ State = WebhookReceipt.State
 
 # Receipts of one round.
 BATCH: Final = 100
+# Seconds after which a replay that somebody waits for begins nothing more, and its receipts between two looks at the
+# clock. A rehearsal looks at a whole batch in one statement.
+SECONDS: Final = 10.0
+STEP: Final = 10
 # Events that are rehearsed in one transaction, or those of one receipt where it has more.
 EVENTS: Final = 5000
 # What sorts before any receipt.
@@ -152,6 +157,19 @@ def replay(
     while ids := list(rows.filter(pk__gt=last)[: size if left is None else min(size, left)]):
         yield from _rehearse(ids) if dry_run else [_replay(ids)]
         last, left = ids[-1], None if left is None else left - len(ids)
+
+
+def replay_in_time(selection: Selection, *, dry_run: bool = False, most: int | None = None) -> tuple[Round, bool]:
+    """Replay as many as may be while somebody waits, `most` at most; return what came of it, and whether that was all.
+
+    Where it was not, what is left comes after `Round.last`. Raises what `replay` does.
+    """
+    total, end = Round(), time.monotonic() + SECONDS
+    for done in replay(selection, dry_run=dry_run, batch=BATCH if dry_run else STEP, most=most):
+        total.include(done)
+        if total.receipts == most or time.monotonic() > end:
+            return total, False
+    return total, True
 
 
 def _replay(identifiers: Iterable[UUID]) -> Round:

@@ -10,6 +10,7 @@ from api import replays
 from mailer.models import DeliveryEvent, DeliveryStatus
 from tests.api.conftest import client_of, deliver, make_user, places, post, problem_of
 from tests.api.test_receipts import lose
+from webhooks import replaying
 from webhooks.models import WebhookReceipt
 
 pytestmark = pytest.mark.django_db
@@ -143,8 +144,8 @@ class TestSomeAtATime:
         assert statuses([delivery]) == ["delivered"]
 
     def test_what_takes_long_ends_early(self, repairer, monkeypatch):
-        monkeypatch.setattr(replays, "SECONDS", 0.0)
-        monkeypatch.setattr(replays, "STEP", 1)
+        monkeypatch.setattr(replaying, "SECONDS", 0.0)
+        monkeypatch.setattr(replaying, "STEP", 1)
         lost(3)
 
         answer = answered(repairer.post(REPLAY, {"state": "poison"}))

@@ -1,11 +1,14 @@
 """Receipts, as the admin shows them."""
 
+from uuid import uuid4
+
 import pytest
 from django.contrib.auth.models import Permission
 from django.urls import reverse
 
 from tests.webhooks import payloads
 from users.models import User
+from webhooks import replaying
 from webhooks.models import WebhookReceipt
 
 pytestmark = pytest.mark.django_db
@@ -47,3 +50,30 @@ def test_receipt_is_masked_for_those_who_may_not_see_addresses(client, sign):
     assert page.status_code == 200
     assert f"{local[0]}***{sign}example.com" in page.content.decode()
     assert local not in page.content.decode()
+
+
+class TestReplaying:
+    @staticmethod
+    def replay(client, ids):
+        """Choose the action for receipts, and return the page that says what came of it."""
+        chosen = {"action": "replay", "_selected_action": [str(identifier) for identifier in ids]}
+        return client.post(reverse("admin:webhooks_webhookreceipt_changelist"), chosen, follow=True).content.decode()
+
+    def test_nothing_is_replayed_where_the_chosen_are_gone(self, post_postmark, admin_client):
+        post_postmark(payloads.postmark("Delivery"))
+
+        assert "These receipts are kept no longer." in (page := self.replay(admin_client, [uuid4()]))
+        assert "replayed:" not in page
+
+    def test_what_takes_long_is_left_and_told(self, post_postmark, admin_client, monkeypatch):
+        monkeypatch.setattr(replaying, "SECONDS", 0.0)
+        monkeypatch.setattr(replaying, "STEP", 1)
+        for kind in ("Delivery", "Open", "Click"):
+            post_postmark(payloads.postmark(kind))
+        ids = list(WebhookReceipt.objects.order_by("pk").values_list("pk", flat=True))
+
+        page = self.replay(admin_client, ids)
+
+        assert "1 of 3 receipts replayed: 0 new events, 0 statuses changed." in page
+        assert f"2 were left, since this took long; the first of them is {ids[1]}." in page
+        assert "were left" not in self.replay(admin_client, ids[2:])
