@@ -165,7 +165,7 @@ class ReplayView(PrivateView, generics.GenericAPIView[WebhookReceipt]):
 def _selection(asked: dict[str, Any]) -> Selection:
     place: Place | None = asked.get("cursor")
     return Selection(
-        ids=asked.get("ids", ()),
+        ids=asked.get("ids"),
         providers=[asked["provider"]] if "provider" in asked else (),
         states=[asked["state"]] if "state" in asked else (),
         since=asked.get("received_after"),
@@ -176,7 +176,7 @@ def _selection(asked: dict[str, Any]) -> Selection:
 
 def _replay(selection: Selection, asked: dict[str, Any]) -> tuple[Round, Place | None]:
     """Replay as many as one request may; return what came of it, and where to go on."""
-    part, has_more = (selection, False) if selection.ids else selection.begin(AMONG)
+    part, has_more = (selection, False) if selection.ids is not None else selection.begin(AMONG)
     total, was_all = replaying.replay_in_time(part, dry_run=asked["dry_run"], most=asked["limit"])
     if not was_all:
         return total, Place(total.last, selection.last)

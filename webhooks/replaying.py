@@ -44,13 +44,13 @@ SKEW: Final = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which receipts to replay: those that came from `since` on and before `until`. What is empty narrows nothing.
+    """Which receipts to replay: those that came from `since` on and before `until`. What is not given narrows nothing.
 
     Of these it is the ones after `after` and, unless they are named, up to `last`, by their ids: these count up with
     time.
     """
 
-    ids: Sequence[UUID] = ()
+    ids: Sequence[UUID] | None = None
     providers: Sequence[str] = ()
     states: Sequence[str] = ()
     since: datetime | None = None
@@ -62,7 +62,7 @@ class Selection:
     def receipts(self) -> QuerySet[WebhookReceipt]:
         """Return them, in no order."""
         # Who names receipts means those, also one that came a moment ago, by a clock that is ahead of ours.
-        named: dict[str, Any] = {"pk__in": self.ids} if self.ids else {"pk__lte": self.last}
+        named: dict[str, Any] = {"pk__in": self.ids} if self.ids is not None else {"pk__lte": self.last}
         found = WebhookReceipt.objects.filter(pk__gt=self.after, **named)
         if self.providers:
             found = found.filter(provider__in=self.providers)

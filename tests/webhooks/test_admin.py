@@ -62,6 +62,7 @@ class TestReplaying:
     def test_nothing_is_replayed_where_the_chosen_are_gone(self, post_postmark, admin_client):
         post_postmark(payloads.postmark("Delivery"))
 
+        assert not replaying.Selection(ids=[]).receipts().exists()
         assert "These receipts are kept no longer." in (page := self.replay(admin_client, [uuid4()]))
         assert "replayed:" not in page
 

@@ -63,7 +63,7 @@ class Command(BaseCommand):
         chosen = {name: options[name] for name in ("providers", "states", "since", "until")}
         if bool(ids) == any(chosen.values()):
             raise CommandError("Name receipts by their ids, or by --provider, --state, --since and --until.")
-        selection = Selection(ids=ids, **chosen)
+        selection = Selection(ids=ids or None, **chosen)
         counts = selection.counts()
         self.stdout.write(f"Receipts: {listed(counts)}.")
         if lacking := len({*ids}) - sum(counts.values()) if ids else 0:
