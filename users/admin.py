@@ -55,10 +55,30 @@ class UserAdmin(DjangoUserAdmin[User]):
     def formfield_for_dbfield(
         self, db_field: models.Field[Any, Any], request: HttpRequest, **kwargs: Any
     ) -> forms.Field | None:
-        """Offer the languages that mails are written in; the model takes any, so that one may be dropped."""
+        """Offer the languages that mails are written in; the model takes any, so that one may be dropped.
+
+        Each field brings what it showed back with it: so what the operator changed is told from what changed meanwhile.
+        """
+        field: forms.Field | None
         if db_field.name == "locale":
-            return forms.ChoiceField(choices=settings.LANGUAGES, label=db_field.verbose_name)
-        return super().formfield_for_dbfield(db_field, request, **kwargs)
+            field = forms.ChoiceField(choices=settings.LANGUAGES, label=db_field.verbose_name)
+        else:
+            field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if field:
+            field.show_hidden_initial = True
+        return field
+
+    def save_model(self, request: HttpRequest, obj: User, form: forms.ModelForm[User], change: bool) -> None:  # noqa: FBT001  # Django's
+        """Save what the operator has changed, and nothing that changed since the page was opened, such as a ban."""
+        if not change:
+            return super().save_model(request, obj, form, change)
+        columns = {field.name for field in obj._meta.concrete_fields}
+        left = form.cleaned_data.keys() - {*form.changed_data}
+        for name in left:
+            del form.cleaned_data[name]  # nor are groups and permissions saved
+        obj.refresh_from_db(fields=left & columns)
+        obj.save(update_fields=columns & {*form.changed_data})
+        return None
 
 
 @admin.register(AuditEntry)

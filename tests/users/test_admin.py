@@ -1,7 +1,11 @@
 """The operators' pages about people."""
 
+from html.parser import HTMLParser
+
 import pytest
 from django.contrib.auth import authenticate
+from django.contrib.auth.models import Group
+from django.db.models.functions import Now
 from django.urls import reverse
 
 from mailer.models import Message
@@ -16,6 +20,29 @@ NEW = {"usable_password": "true", "password1": PASSWORD, "password2": PASSWORD}
 @pytest.fixture
 def user() -> User:
     return User.objects.create_user("Ada@example.com", PASSWORD)
+
+
+class Form(HTMLParser):
+    """What a browser would send of a page's form as it is shown."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.values: dict[str, list[str]] = {}
+        self.select = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        of = dict(attrs)
+        match tag:
+            case "select":
+                self.select = of["name"]
+            case "option" if "selected" in of:
+                self.values.setdefault(self.select, []).append(of["value"])
+            case "input" if of.get("type") == "checkbox":
+                if "checked" in of:
+                    self.values[of["name"]] = ["on"]
+            case "input" if "name" in of and of["type"] != "submit":
+                self.values.setdefault(of["name"], []).append(of.get("value", ""))
 
 
 def add(client, email: str):
@@ -73,6 +100,30 @@ def test_a_user_is_changed(admin_client, user):
     assert response.status_code == 302
     user.refresh_from_db()
     assert user.email_canonical == "lovelace@example.com"
+
+
+def test_what_changed_since_the_page_was_opened_stays(admin_client, user):
+    page = reverse("admin:users_user_change", args=[user.pk])
+    shown = Form(admin_client.get(page).content.decode()).values
+    team = Group.objects.create(name="team")
+    User.objects.filter(pk=user.pk).update(is_active=False, email_verified_at=Now(), email="lovelace@example.com")
+    user.groups.add(team)
+
+    assert admin_client.post(page, shown | {"locale": "de"}).status_code == 302
+
+    user.refresh_from_db()
+    assert user.locale == "de"
+    assert (user.is_active, user.email, [*user.groups.all()]) == (False, "lovelace@example.com", [team])
+    assert user.email_verified_at
+
+
+def test_who_is_verified_by_hand_is_welcomed(admin_client, user):
+    page = reverse("admin:users_user_change", args=[user.pk])
+    shown = Form(admin_client.get(page).content.decode()).values
+
+    admin_client.post(page, shown | {"email_verified_at_0": "2026-01-02", "email_verified_at_1": "03:04:05"})
+
+    assert Message.objects.filter(user=user, kind="welcome").exists()
 
 
 @pytest.mark.parametrize(("locale", "kept"), [("de", "de"), ("tlh", "en")])
