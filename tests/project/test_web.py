@@ -217,6 +217,20 @@ class TestWebhooks:
 
         assert self.post(application, **{"X-Forwarded-For": f"203.0.113.1, {client}"})[0] == status
 
+    @pytest.mark.parametrize("size", [0, 100_000])
+    @pytest.mark.parametrize(("client", "status"), [(b"192.0.2.7", 200), (b"198.51.100.7", 401)])
+    def test_what_the_proxy_adds_as_a_line_of_its_own_is_the_last_place(self, settings, client, status, size):
+        settings.NUM_PROXIES = 1
+        settings.WEBHOOK_NETWORKS = {"postmark": [ip_network("192.0.2.0/24")]}
+        body = encoded(payloads.postmark("Bounce", Content="x" * size))
+        lines = [(b"x-forwarded-for", b"192.0.2.7"), (b"x-forwarded-for", client)]
+
+        answer = ask(
+            Application(), self.POSTMARK, {"type": "http.request", "body": body}, headers=self.headers() + lines
+        )
+
+        assert answer[0] == status
+
     def test_slow_body_is_counted_and_has_its_provider_come_again(self, application, settings, monkeypatch):
         monkeypatch.setattr(refusals, "_tally", refusals.Tally())
         settings.WEBHOOK_SECRETS = {"postmark": POSTMARK_SECRETS, "brevo": ["hook:password"]}
