@@ -55,6 +55,15 @@ class TestList:
             assert len(ids(repairer.get(ALL))) == 3
         assert not any('"body"' in query["sql"] for query in asked.captured_queries)
 
+    def test_shows_one_that_waits_for_a_worker(self, repairer, settings):
+        settings.WEBHOOK_AT_ONCE = 0
+        waiting = post(deliver())
+
+        [row] = repairer.get(ALL, {"state": "waiting"}).json()["results"]
+
+        assert (row["id"], row["events"], row["new_events"]) == (str(waiting.pk), 1, 0)
+        assert row["run_at"]
+
     def test_can_be_narrowed(self, repairer):
         read, poison = post(deliver()), post(deliver(), b"{")
         now = timezone.now()

@@ -35,6 +35,17 @@ class TestAdmin:
         }
         assert payloads.POSTMARK_ID in answers["detail"].content.decode()
 
+    def test_those_that_wait_for_a_worker_are_found(self, post_postmark, admin_client, settings):
+        post_postmark(payloads.postmark("Open"))
+        settings.WEBHOOK_AT_ONCE = 0
+        post_postmark(payloads.postmark("Delivery"))
+        done, waiting = WebhookReceipt.objects.order_by("pk")
+
+        listed = admin_client.get(reverse("admin:webhooks_webhookreceipt_changelist"), {"state": "waiting"})
+
+        assert str(waiting.pk) in listed.content.decode()
+        assert str(done.pk) not in listed.content.decode()
+
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("sign", ["@", "%40", r"\u0040"])
