@@ -164,6 +164,15 @@ def test_every_check_is_seen_to_fail():
     assert {check.name for check in CHECKS} | {"status_is_the_fold"} == CORRUPTIONS.keys()
 
 
+# What an answer told before its webhook came, that one leaves no second event of; the answer to a search tells of none.
+@pytest.mark.parametrize(("event_type", "found"), [("delivered", set()), ("sent", {"event_is_stored"})])
+def test_an_event_may_have_been_told_before_its_webhook(world, event_type, found):
+    events = DeliveryEvent.objects.filter(source="webhook")
+    assert_one(events.update(source="poll", event_type=event_type))
+
+    assert world.judge()[0] == found
+
+
 def test_violations_counts_what_is_lost(world):
     world.accepted.clear()
 
