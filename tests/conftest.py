@@ -19,6 +19,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from django.db import connection, connections
+from django.test import TransactionTestCase
 
 from mailer import letters
 from project.processes import tethered
@@ -183,6 +184,30 @@ class Simulator:
     def inbox(self, to: str = "") -> list[dict[str, Any]]:
         """Return the mails to an address, or all, newest first, each with text, html and links."""
         return list(self.ask("GET", "/inbox.json", to=to)["mails"])
+
+
+# What migrations write and no test does: the names of the models, and of the permissions for them.
+KEPT = {"django_content_type", "auth_permission"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_flush() -> Iterator[None]:
+    """Empty the tables that a test in transactions of its own has filled, and leave all others alone.
+
+    Django empties all of them and writes each model's permissions anew, which takes 106 ms of CPU, and this 18.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _: empty_tables())
+        yield
+
+
+def empty_tables() -> None:
+    tables = [table for table in sorted(connection.introspection.django_table_names()) if table not in KEPT]
+    filled = " UNION ALL ".join(f"SELECT '{table}' WHERE EXISTS (SELECT FROM {table})" for table in tables)
+    with connection.cursor() as cursor:
+        cursor.execute(filled)
+        if found := [table for (table,) in cursor.fetchall()]:
+            cursor.execute(f"TRUNCATE {', '.join(found)} CASCADE")
 
 
 @pytest.fixture(scope="session")
