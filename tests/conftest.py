@@ -233,6 +233,26 @@ def environment(transactional_db) -> dict[str, str]:
 
 
 @pytest.fixture
+def boto3_at(monkeypatch, tmp_path) -> Callable[[str], None]:
+    """Have boto3 speak to a server, as somebody, and find nothing else on this machine."""
+
+    def point(url: str) -> None:
+        environment = {
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing",
+            "AWS_CONFIG_FILE": str(tmp_path / "config"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+
+    return point
+
+
+@pytest.fixture
 def no_database(transactional_db):
     """Point this thread's connection at a port where nothing listens, as after a crash of the server."""
     wrapper = connections["default"]  # not the proxy to it

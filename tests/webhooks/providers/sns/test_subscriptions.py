@@ -4,7 +4,7 @@ import boto3
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.brokers import AWS, Moto
+from tests.brokers import Moto
 from tests.conftest import free_port
 from tests.mailer import tiny
 from tests.webhooks.providers.amazon import CONFIRMED, TOPIC, confirmation, incoming, signed
@@ -20,29 +20,10 @@ def refusal(code):
     ).encode()
 
 
-@pytest.fixture
-def amazon(monkeypatch, tmp_path):
-    """Have boto3 speak to another server, as somebody, and find nothing else on this machine."""
-
-    def point(url):
-        environment = {
-            **AWS,
-            "AWS_ENDPOINT_URL": url,
-            "AWS_ACCESS_KEY_ID": "nobody",
-            "AWS_SECRET_ACCESS_KEY": "nothing",
-            "AWS_CONFIG_FILE": str(tmp_path / "config"),
-            "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
-        }
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-
-    return point
-
-
 class TestConfirm:
-    def test_subscription_is_confirmed_through_the_api_alone(self, amazon):
+    def test_subscription_is_confirmed_through_the_api_alone(self, boto3_at):
         with tiny.serving(lambda: (200, {}, CONFIRMED)) as api, tiny.serving(lambda: (200, {}, b"")) as trap:
-            amazon(api.url)
+            boto3_at(api.url)
 
             assert accepts(incoming(signed(confirmation(SubscribeURL=f"{trap.url}/?Action=ConfirmSubscription"))))
 
@@ -53,11 +34,11 @@ class TestConfirm:
         assert b"AuthenticateOnUnsubscribe=true" in body
         assert trap.requests == []
 
-    def test_subscription_is_confirmed_at_moto(self, amazon, tmp_path_factory):
+    def test_subscription_is_confirmed_at_moto(self, boto3_at, tmp_path_factory):
         server = Moto(tmp_path_factory.mktemp("moto") / "server", volatile=True)
         server.start()
         try:
-            amazon(server.url)
+            boto3_at(server.url)
             unknown = accepts(incoming(signed(confirmation())))
             boto3.session.Session().client("sns").create_topic(Name="events")
 
@@ -76,39 +57,39 @@ class TestConfirm:
         ],
         ids=["forged", "topic", "age", "token"],
     )
-    def test_nothing_is_confirmed_that_was_not_verified(self, amazon, message):
+    def test_nothing_is_confirmed_that_was_not_verified(self, boto3_at, message):
         with tiny.serving(lambda: (200, {}, CONFIRMED)) as api:
-            amazon(api.url)
+            boto3_at(api.url)
 
             assert not accepts(incoming(message))
 
         assert api.requests == []
 
     @pytest.mark.parametrize("code", ["InvalidParameter", "NotFound"])
-    def test_token_that_is_no_good_is_refused(self, amazon, code):
+    def test_token_that_is_no_good_is_refused(self, boto3_at, code):
         with tiny.serving(lambda: (400, {}, refusal(code))) as api:
-            amazon(api.url)
+            boto3_at(api.url)
 
             assert not accepts(incoming(signed(confirmation())))
 
     @pytest.mark.parametrize(
         "answer", [(403, {}, refusal("AuthorizationError")), (500, {}, refusal("InternalError")), (503, {}, b"busy")]
     )
-    def test_other_answer_is_our_fault(self, amazon, answer):
+    def test_other_answer_is_our_fault(self, boto3_at, answer):
         with tiny.serving(lambda: answer) as api:
-            amazon(api.url)
+            boto3_at(api.url)
 
             with pytest.raises(Unavailable):
                 sns.verify(incoming(signed(confirmation())), TOPICS)
 
-    def test_nobody_there_is_our_fault(self, amazon):
-        amazon(f"http://127.0.0.1:{free_port()}")
+    def test_nobody_there_is_our_fault(self, boto3_at):
+        boto3_at(f"http://127.0.0.1:{free_port()}")
 
         with pytest.raises(Unavailable):
             sns.verify(incoming(signed(confirmation())), TOPICS)
 
-    def test_no_credentials_is_our_fault(self, amazon, monkeypatch):
-        amazon(f"http://127.0.0.1:{free_port()}")
+    def test_no_credentials_is_our_fault(self, boto3_at, monkeypatch):
+        boto3_at(f"http://127.0.0.1:{free_port()}")
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
 
