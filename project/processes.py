@@ -1,6 +1,6 @@
 """What running other programs takes: locked directories, signals, children that do not outlive us.
 
-For `project.embedded` (private servers) and `project.stack` (the service's own processes).
+For `project.servers` (private PostgreSQL and Valkey) and `project.stack` (the service's own processes).
 """
 
 import fcntl

@@ -16,7 +16,8 @@ from celery import current_app
 from mailer import doorbell
 from project import brokers
 from project.answers import ask_broker
-from project.embedded import Server, Valkey
+from project.servers import Server
+from project.valkey import Valkey
 from tests.conftest import free_port
 
 RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")  # where Debian has it: the one on the PATH changes the user

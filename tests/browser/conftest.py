@@ -19,7 +19,7 @@ from django.db import connection
 from django.db.models.functions import Now
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page, Request, sync_playwright
 
-from project.embedded import Valkey
+from project.valkey import Valkey
 from tests.conftest import Simulator, in_threads, wait_until
 from tests.journeys.conftest import PASSWORD, Service, deployed, journey_environment, link_in
 from users import challenges

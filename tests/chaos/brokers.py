@@ -13,8 +13,9 @@ import redis
 from kombu import Connection
 
 from project.answers import spelled_for_redis_py
-from project.embedded import Server, Valkey
 from project.processes import Unavailable
+from project.servers import Server
+from project.valkey import Valkey
 
 # Seconds that a broker has to empty itself.
 PATIENCE: Final = 60.0

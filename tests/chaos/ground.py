@@ -17,8 +17,11 @@ import requests
 
 from project.answers import spelled_for_redis_py
 from project.arrangement import ports
-from project.embedded import RUN, Postgres, Server, Valkey
+from project.embedded import RUN
+from project.postgres import Postgres
 from project.processes import claim, tethered, wipe
+from project.servers import Server
+from project.valkey import Valkey
 from tests.chaos.brokers import BROKERS, Broker
 from tests.chaos.hardware import Clock, Disk, unmount
 

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 import requests
 
-from project.embedded import Valkey
 from project.processes import tethered
+from project.valkey import Valkey
 from tests.conftest import PATIENCE, ROOT, Simulator, free_port, wait_until
 
 # Not in the password list, and found in no other text.

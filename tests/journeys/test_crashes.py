@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 from mailer import outbox
 from mailer.models import DeliveryStatus, Message
-from project.embedded import Postgres
+from project.postgres import Postgres
 from tests.conftest import running, wait_until
 from tests.journeys.conftest import deployed, elapsed, journey_environment, kill, mail_to
 from users.models import User

@@ -14,7 +14,8 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from project.embedded import Postgres, Valkey
+from project.postgres import Postgres
+from project.valkey import Valkey
 from tests.brokers import dead, frozen
 from tests.conftest import Simulator, running, wait_until
 from tests.journeys.conftest import PASSWORD, Service, deployed, elapsed, journey_environment, kill, link_in, mail_to

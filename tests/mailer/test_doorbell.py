@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError
 
 from mailer import doorbell
 from mailer.doorbell import Line, Ringer
-from project.embedded import Valkey
+from project.valkey import Valkey
 from tests.conftest import PATIENCE, free_port, wait_until
 
 # Seconds that a ring may take, and those that many of them may: far more than any needs, far less than a broker's.

@@ -18,7 +18,7 @@ from mailer import couriers, sender, ses, threaded
 from mailer.models import Attempt, ProviderState
 from mailer.providers import PROVIDERS
 from mailer.verdicts import Verdict
-from tests.brokers import AWS, Moto
+from tests.brokers import Moto
 from tests.conftest import free_port
 from tests.mailer import mailserver, tiny
 from tests.mailer.conftest import delivery_of, draft, enqueue, read, send_again, signal_receiver
@@ -43,22 +43,13 @@ def moto(tmp_path_factory):
 
 
 @pytest.fixture
-def point(monkeypatch, settings, tmp_path):
-    """Have boto3 speak to another server, as somebody, and find nothing else on this machine."""
+def point(boto3_at, settings):
+    """Have mails go through SES at another server."""
 
     def point(url: str) -> None:
         settings.MAIL_PROVIDERS = ["amazon_ses"]
         settings.ANYMAIL = dict(PROVIDERS["amazon_ses"].fixed)
-        environment = {
-            **AWS,
-            "AWS_ENDPOINT_URL": url,
-            "AWS_ACCESS_KEY_ID": "nobody",
-            "AWS_SECRET_ACCESS_KEY": "nothing",
-            "AWS_CONFIG_FILE": str(tmp_path / "config"),
-            "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
-        }
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+        boto3_at(url)
 
     return point
 

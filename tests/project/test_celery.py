@@ -5,7 +5,7 @@ from celery import current_app
 from celery.exceptions import CPendingDeprecationWarning
 from django.conf import settings
 
-from project.embedded import Valkey
+from project.valkey import Valkey
 from tests.brokers import spoken_to
 from tests.conftest import PATIENCE
 

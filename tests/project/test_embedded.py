@@ -16,8 +16,11 @@ import psycopg
 import pytest
 import redis
 
-from project.embedded import SOCKET_PATH_BYTES, Postgres, Server, Valkey, serving
+from project.embedded import serving
+from project.postgres import Postgres
 from project.processes import Unavailable, claim
+from project.servers import SOCKET_PATH_BYTES, Server
+from project.valkey import Valkey
 
 VARIABLES = ("DATABASE_URL", "CELERY_BROKER_URL", "REDIS_URL")
 CHECKOUT = Path(__file__).parents[2]

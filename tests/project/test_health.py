@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from mailer import ledger, outbox
 from mailer.models import DeliveryEvent
-from project.embedded import Valkey
+from project.valkey import Valkey
 from tests.conftest import free_port
 from tests.mailer.conftest import fact
 from tests.webhooks.test_health import sent_hours_ago

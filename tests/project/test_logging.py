@@ -10,8 +10,8 @@ import pytest
 from django.db import IntegrityError
 
 from mailer import outbox
-from project.embedded import Valkey
 from project.logging import LONGEST, WORD, redact
+from project.valkey import Valkey
 from tests.conftest import ROOT, running, wait_until
 
 ADDRESS = "ada.lovelace+test@mail.example.org"

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import requests
 
-from project import arrangement, stack
+from project import arrangement, processes, stack
 from project.processes import Interrupted, Supervisor, Unavailable, claim
 
 CHECKOUT = Path(__file__).parents[2]
@@ -86,7 +86,8 @@ def test_taken_port_is_found_before_anything_starts(monkeypatch, tmp_path, capsy
     assert list(tmp_path.iterdir()) == []
 
 
-def test_name_in_use_is_refused(tmp_path, capsys):
+def test_name_in_use_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(processes, "CLAIM_SECONDS", 0.1)  # the holder is this process: it could be about to end
     with claim(tmp_path / "demo"):
         code = stack.main(["demo"])
 

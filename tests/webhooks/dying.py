@@ -49,8 +49,8 @@ ENVIRONMENT: Final = {
 }
 
 
-def strike_the_process(points: int, only: str) -> "Iterator[Found]":
-    """Kill the process at about so many of its lines (0: at each), in every case whose name has this text."""
+def strike_the_process(points: int, only: Sequence[str]) -> "Iterator[Found]":
+    """Kill the process at about so many of its lines (0: at each), in every case that is among these."""
     from tests.webhooks.posting import Door, Ingestion, spread
 
     for ingestion in Ingestion.all("process lines", only):
@@ -119,16 +119,20 @@ def prepare() -> None:
 
 def strike_in_all(arguments: Sequence[str]) -> int:
     """Strike in both ways at once, each in a process of its own; return 0 where nothing was lost."""
-    command = [sys.executable, "-m", "tests.webhooks.dying", *arguments]
+    command = [sys.executable, "-m", "tests.webhooks.dying"]
+
+    def run(way: str) -> int:
+        return subprocess.run([*command, way, *arguments], cwd=ROOT, check=False).returncode
+
     with ThreadPoolExecutor(len(WAYS)) as pool:
-        return max(pool.map(lambda way: subprocess.run([*command, way], cwd=ROOT, check=False).returncode, WAYS))
+        return max(pool.map(run, WAYS))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.webhooks.dying")
     parser.add_argument("way", choices=WAYS, nargs="?", help="(default: both, side by side)")
     parser.add_argument("--points", type=int, default=0, help="about so many of each case, evenly spread")
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name has it")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="cases whose name has one of these")
     parser.add_argument("--migrate", action="store_true", help="prepare the database of DATABASE_URL first")
     parser.add_argument("--forgetful", action="store_true", help="run PostgreSQL so that it loses what it committed")
     parser.add_argument("--directory", type=Path, default=RUN / "dying-server", help="of the server that is killed")

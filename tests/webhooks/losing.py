@@ -3,7 +3,7 @@
 Importing this wants Django to be set up.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import product
@@ -85,8 +85,8 @@ def _play(database: Database, ingestion: Ingestion, step: object, struck: Abstra
     door.close()
 
 
-def strike(database: Database, points: int, only: str) -> Iterator[Found]:
-    """Lose the database in every case whose name has this text."""
+def strike(database: Database, points: int, only: Sequence[str]) -> Iterator[Found]:
+    """Lose the database in every case that is among these."""
     ways = {"server": database.crash, "sessions": database.end_sessions}
     for (way, lose), (case, play) in product(ways.items(), {"lines": at_lines, "questions": at_questions}.items()):
         database.lose = lose

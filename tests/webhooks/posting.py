@@ -126,10 +126,11 @@ class Ingestion:
         self.known = self._requests.some()
 
     @classmethod
-    def all(cls, case: str, only: str) -> "Iterator[Ingestion]":
-        """Give one for each provider and size, where its name has this text."""
+    def all(cls, case: str, only: Sequence[str]) -> "Iterator[Ingestion]":
+        """Give one for each provider and size, where its name has one of these texts."""
         for provider, size in product(REQUESTS, SIZES):
-            if only in f"{case} {provider} {size}" and (size != "many" or provider in BATCHES):
+            wanted = any(text in f"{case} {provider} {size}" for text in only)
+            if wanted and (size != "many" or provider in BATCHES):
                 yield cls(case, provider, size)
 
     def play(self, step: object, post: Post, repeat: Post) -> None:

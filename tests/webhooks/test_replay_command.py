@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 from django.db.models.functions import Now
 
 from mailer.models import DeliveryEvent
-from tests.mailer.test_commands import in_terminal
+from tests.terminal import in_terminal
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of, encoded
 from webhooks.models import WebhookReceipt

@@ -21,7 +21,7 @@ from tests.conftest import Simulator, wait_until
 from tests.mailer import tiny
 from tests.webhooks import payloads
 from tests.webhooks.conftest import delivery_of
-from tests.webhooks.providers.test_sns import CONFIRMED
+from tests.webhooks.providers.amazon import CONFIRMED
 from webhooks.models import WebhookReceipt
 from webhooks.providers import WEBHOOKS, sns
 

@@ -19,7 +19,7 @@ from typing import BinaryIO, ClassVar, Final
 
 import psycopg
 
-from project.embedded import Postgres
+from project.postgres import Postgres
 
 # Types of messages (www.postgresql.org/docs/current/protocol-message-formats.html): those that end a question (Query,
 # Sync, Terminate), and the one that ends its answer (ReadyForQuery).

@@ -82,3 +82,9 @@ def signed(message, *, version="2", key=KEY):
 def incoming(message, **headers):
     """Return the request that carries a message."""
     return Incoming(headers, encoded(message))
+
+
+# What Amazon answers to a confirmation.
+CONFIRMED = b"""<ConfirmSubscriptionResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><ConfirmSubscriptionResult>
+<SubscriptionArn>arn:aws:sns:us-east-1:123456789012:events:1</SubscriptionArn></ConfirmSubscriptionResult>
+<ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></ConfirmSubscriptionResponse>"""
