@@ -89,9 +89,10 @@ class _Drain:
     def run(self, keep_on: Callable[[], bool]) -> int:
         while True:
             try:
-                while not self._errors and keep_on() and self._take():
+                # What has come back is settled first, also where claims go on that nothing can be sent of.
+                while not self._errors and keep_on() and self._take() and self._back.empty():
                     pass
-            except (DatabaseError, InterfaceError) as error:
+            except Exception as error:  # noqa: BLE001  # raised in the end; what is under way is settled before
                 self._errors.append(error)
             if self._under_way:
                 self._settle_what_came()
