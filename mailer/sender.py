@@ -46,6 +46,8 @@ LONGEST_PAUSE: Final = 1.0
 GATHER: Final = 0.01
 LEISURE: Final = 0.05
 
+# Seconds that a request has to leave, at the least.
+LEAVE: Final = 5.0
 # Threads for what is not reached over HTTP.
 THREADS: Final = 16
 
@@ -163,11 +165,11 @@ class _Drain:
     def _send(self, parcel: Parcel) -> None:
         provider, mail = parcel.provider, parcel.letters[0].email
         if provider.over_http:
-            self._courier.send(_request(parcel), parcel, self._back)
+            self._courier.send(_request(parcel), parcel, self._back, _latest(parcel))
             self._under_way[parcel] = None
         else:
             send = partial(threaded.send, provider.backend, mail)
-            self._under_way[parcel] = self._courier.work(send, parcel, self._back, _threads())
+            self._under_way[parcel] = self._courier.work(send, parcel, self._back, _threads(), _latest(parcel))
 
     # Coming back
 
@@ -273,6 +275,21 @@ def _limit(name: str) -> int:
 def _threads() -> int:
     """Return how many threads carry mail: so many that no provider's wait for those of another."""
     return THREADS * max(1, sum(not PROVIDERS[name].over_http for name in settings.MAIL_PROVIDERS))
+
+def _latest(parcel: Parcel) -> float:
+    """Return when a request must have left, by the steady clock, so that it is over before its lease.
+
+    A worker may be frozen, or the commit of its intent take a minute. Then its messages are in doubt, and others see to
+    them; it must not send them as it thaws.
+    """
+    lease: float = settings.MAIL_LEASE_SECONDS
+    return parcel.since + max(lease - parcel.provider.slowest, min(lease, LEAVE))
+
+
+def _half(slots: int) -> int:
+    """Return how many of so many slots may be the bulk lane's: of a single one, that one."""
+    return max(1, slots // 2)
+
 
 
 def _preference(name: str) -> int:
