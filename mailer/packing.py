@@ -29,6 +29,10 @@ State = Message.State
 ENOUGH: Final = 10
 # Characters that a letter in a batch has at most, so that as many as may travel together weigh no more than they may.
 SMALL: Final = 100_000
+# Characters that the letters of one round weigh, and the part of a lease that writing them may take: of large files, or
+# where these come slowly, two hundred would be too much for a process, or be over before they leave.
+HEAVY: Final = 32_000_000
+HASTE: Final = 0.25
 # Slots that a batch takes: it puts many messages in doubt at once, so that only a few may be under way.
 BATCH_SLOTS: Final = 8
 
@@ -176,13 +180,13 @@ def _route(claim: Claimed, budget: Budget) -> Provider:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What is ready to leave, what there is no slot for, what cannot be written.
+    """What is ready to leave, what there is no room for, what cannot be written.
 
     And errors that nobody foresaw: of a receiver of a signal.
     """
 
     parcels: list[Parcel] = field(default_factory=list)
-    waiting: list[Letter] = field(default_factory=list)
+    waiting: list[Claimed] = field(default_factory=list)
     failed: list[Concluded] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
@@ -194,8 +198,14 @@ def pack(admitted: Admitted, room: Room) -> Packed:
     for claim in admitted.claims:
         provider = admitted.providers[claim.message.pk]
         try:
-            written.append((provider, letters.write(provider, claim)))
+            letter = letters.write(provider, claim)
+            weight += len(letter.parameters.get("data") or "")
+            written.append((provider, letter))
+    weight, end = 0, time.monotonic() + HASTE * settings.MAIL_LEASE_SECONDS
         except Unsendable as error:
+        if written and (weight >= HEAVY or time.monotonic() >= end):
+            packed.waiting.append(claim)
+            continue
             packed.failed.append((claim, conclude(claim, provider, Answer(Verdict.PERMANENT, error_class=str(error)))))
         except (FileUnavailable, ImproperlyConfigured) as error:
             packed.failed.append((claim, conclude(claim, provider, unsent(error))))
@@ -211,7 +221,7 @@ def pack(admitted: Admitted, room: Room) -> Packed:
             if room.take(parcel):
                 packed.parcels.append(parcel)
             else:
-                packed.waiting.extend(each)
+                packed.waiting.extend(parcel.claims)
     return packed
 
 

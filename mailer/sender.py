@@ -231,11 +231,10 @@ def _prepare(claims: Sequence[Claimed], budget: Budget, room: Room) -> Packed:
     """Admit and pack what was claimed, settle what does not go now, and commit the intent for the rest."""
     admitted = packing.admit(claims, budget)
     packed = packing.pack(admitted, room)
-    waiting = [letter.claim for letter in packed.waiting]
-    for claim in waiting:
+    for claim in packed.waiting:
         budget.refund(claim.message.provider)
     # Due at once: the next claim is of no more than there are slots.
-    back = [(claim, replace(put_back(claim, 0.0), delay=0.0)) for claim in waiting]
+    back = [(claim, replace(put_back(claim, 0.0), delay=0.0)) for claim in packed.waiting]
     failed = [
         (claim, replace(outcome, facts=(*admitted.facts.get(claim.message.pk, ()), *outcome.facts)))
         for claim, outcome in packed.failed
