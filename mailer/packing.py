@@ -68,20 +68,24 @@ class Parcel:
 
 @dataclass(slots=True)
 class Room:
-    """Slots that are free: in all, for the bulk lane, and at each provider."""
+    """Slots that are free: in all, for the bulk lane, and the same at each provider."""
 
     free: int
     bulk: int
     at: dict[str, int]
+    bulk_at: dict[str, int]
 
     def take(self, parcel: Parcel) -> bool:
         """Take the slots of a parcel, and tell whether they were free."""
         name, is_bulk = parcel.provider.name, parcel.lane is Lane.BULK
-        if parcel.slots > min(self.free, self.at.get(name, self.free), self.bulk if is_bulk else self.free):
+        room = min(self.free, self.at.get(name, self.free))
+        if parcel.slots > (min(room, self.bulk, self.bulk_at.get(name, self.bulk)) if is_bulk else room):
             return False
-        self.free -= parcel.slots
-        self.bulk -= parcel.slots * is_bulk
         self.at[name] = self.at.get(name, self.free) - parcel.slots
+        self.free -= parcel.slots
+        if is_bulk:
+            self.bulk_at[name] = self.bulk_at.get(name, self.bulk) - parcel.slots
+            self.bulk -= parcel.slots
         return True
 
 
@@ -168,7 +172,7 @@ def _route(claim: Claimed, budget: Budget) -> Provider:
         raise _Refused(ended(claim, state, "" if state == State.SENT else state))
     doubted = claim.doubted_for is not None
     try:
-        provider = budget.route(claim.message)
+        provider = budget.route(claim.message, is_bulk=Lane.of(claim.message.priority) is Lane.BULK)
     except NoneFree as none:
         raise _Refused(put_back(claim, none.wait)) from none
     except MailerError as error:
@@ -195,17 +199,17 @@ def pack(admitted: Admitted, room: Room) -> Packed:
     """Have the letters written, and put together what may travel together, as far as there is room for it."""
     written: list[tuple[Provider, Letter]] = []
     packed = Packed()
+    weight, end = 0, time.monotonic() + HASTE * settings.MAIL_LEASE_SECONDS
     for claim in admitted.claims:
+        if written and (weight >= HEAVY or time.monotonic() >= end):
+            packed.waiting.append(claim)
+            continue
         provider = admitted.providers[claim.message.pk]
         try:
             letter = letters.write(provider, claim)
             weight += len(letter.parameters.get("data") or "")
             written.append((provider, letter))
-    weight, end = 0, time.monotonic() + HASTE * settings.MAIL_LEASE_SECONDS
         except Unsendable as error:
-        if written and (weight >= HEAVY or time.monotonic() >= end):
-            packed.waiting.append(claim)
-            continue
             packed.failed.append((claim, conclude(claim, provider, Answer(Verdict.PERMANENT, error_class=str(error)))))
         except (FileUnavailable, ImproperlyConfigured) as error:
             packed.failed.append((claim, conclude(claim, provider, unsent(error))))

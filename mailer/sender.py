@@ -113,7 +113,7 @@ class _Drain:
         room, self._has_all = self._room(), False
         if room.free <= 0:
             return False
-        self._budget = budget = routing.reserve(self._wanted(room))
+        self._budget = budget = routing.reserve(*self._wanted(room))
         try:
             claims = self._claim(room, budget)
             packed = _prepare(claims, budget, room)
@@ -133,20 +133,32 @@ class _Drain:
         return bool(claims) and not (self._has_all and self._under_way)
 
     def _room(self) -> Room:
-        """Return which slots are free. Half of all are never the bulk lane's."""
+        """Return which slots are free. Half of all, and half of each provider's, are never the bulk lane's."""
         limits: dict[str, int] = settings.MAIL_CONCURRENCY_BY_PROVIDER
-        free, bulk = settings.MAIL_CONCURRENCY, max(1, settings.MAIL_CONCURRENCY // 2)
+        free, bulk = settings.MAIL_CONCURRENCY, _half(settings.MAIL_CONCURRENCY)
         busy: Counter[str] = Counter()
+        busy_with_bulk: Counter[str] = Counter()
         for parcel in self._under_way:
+            is_bulk = parcel.lane is Lane.BULK
             free -= parcel.slots
-            bulk -= parcel.slots * (parcel.lane is Lane.BULK)
+            bulk -= parcel.slots * is_bulk
             busy[parcel.provider.name] += parcel.slots
+            busy_with_bulk[parcel.provider.name] += parcel.slots * is_bulk
         names = {*settings.MAIL_PROVIDERS, *PROVIDERS.keys() & limits.keys()}
-        return Room(free, bulk, {name: min(free, _limit(name) - busy[name]) for name in names})
+        return Room(
+            free,
+            bulk,
+            {name: min(free, _limit(name) - busy[name]) for name in names},
+            {name: min(bulk, _half(_limit(name)) - busy_with_bulk[name]) for name in names},
+        )
 
-    def _wanted(self, room: Room) -> dict[str, int]:
-        """Return how many messages each provider may be given."""
-        return {name: self._capacity(room.at[name], name) for name in sorted(room.at, key=_preference)}
+    def _wanted(self, room: Room) -> tuple[dict[str, int], dict[str, int]]:
+        """Return how many messages each provider may be given, and how many of the bulk lane, the preferred first."""
+        names = sorted(room.at, key=_preference)
+        return (
+            {name: self._capacity(room.at[name], name) for name in names},
+            {name: self._capacity(min(room.at[name], room.bulk_at[name]), name) for name in names},
+        )
 
     def _capacity(self, slots: int, name: str) -> int:
         return packing.capacity(slots, providers.get(name)) if self._in_batches else max(0, slots)
@@ -157,7 +169,7 @@ class _Drain:
         most = min(budget.total, self._capacity(room.free, names[0]))
         claims = outbox.claim(_owner(), most, Lane.URGENT)
         spare = self._capacity(min(room.free - len(claims), room.bulk), names[0])
-        wanted = min(most - len(claims), spare)
+        wanted = min(most - len(claims), spare, sum(budget.bulk.values()))
         bulk = outbox.claim(_owner(), wanted, Lane.BULK)
         self._has_all = len(bulk) < wanted
         return claims + bulk
@@ -264,17 +276,6 @@ def _request(parcel: Parcel) -> Request:
     return letters.request_for(parcel.provider, parcel.letters)
 
 
-def _limit(name: str) -> int:
-    """Return how many requests a provider may have under way: at most one a thread, where threads carry them."""
-    most: int = settings.MAIL_CONCURRENCY_BY_PROVIDER.get(name, settings.MAIL_CONCURRENCY)
-    provider = PROVIDERS.get(name)
-    return most if provider is None or provider.over_http else min(most, THREADS)
-
-
-def _threads() -> int:
-    """Return how many threads carry mail: so many that no provider's wait for those of another."""
-    return THREADS * max(1, sum(not PROVIDERS[name].over_http for name in settings.MAIL_PROVIDERS))
-
 def _latest(parcel: Parcel) -> float:
     """Return when a request must have left, by the steady clock, so that it is over before its lease.
 
@@ -289,6 +290,17 @@ def _half(slots: int) -> int:
     """Return how many of so many slots may be the bulk lane's: of a single one, that one."""
     return max(1, slots // 2)
 
+
+def _limit(name: str) -> int:
+    """Return how many requests a provider may have under way: at most one a thread, where threads carry them."""
+    most: int = settings.MAIL_CONCURRENCY_BY_PROVIDER.get(name, settings.MAIL_CONCURRENCY)
+    provider = PROVIDERS.get(name)
+    return most if provider is None or provider.over_http else min(most, THREADS)
+
+
+def _threads() -> int:
+    """Return how many threads carry mail: so many that no provider's wait for those of another."""
+    return THREADS * max(1, sum(not PROVIDERS[name].over_http for name in settings.MAIL_PROVIDERS))
 
 
 def _preference(name: str) -> int:
