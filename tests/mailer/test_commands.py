@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -16,7 +17,7 @@ from django.db.models.functions import Now
 from mailer import operators, sender
 from mailer.management import console
 from mailer.models import DeliveryStatus, Message
-from tests.conftest import PATIENCE, ROOT, wait_until
+from tests.conftest import PATIENCE, ROOT, running, wait_until
 from tests.mailer.conftest import change, claim_one, delivery_of, enqueue, read
 from users.models import User
 
@@ -162,6 +163,22 @@ def test_send_queued_mail_sends_what_is_due_and_what_was_left(db, simulator):
     assert run("send_queued_mail") == "2 messages taken, 0 due.\n"
 
     assert [read(message).state for message in (due, left, later)] == ["sent", "sent", "pending"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_send_queued_mail_leaves_nothing_in_doubt_when_it_is_told_to_stop(environment, simulator, tmp_path, number):
+    simulator.faults(latency_ms=1000)
+    messages = [enqueue(), enqueue()]
+    env = {**environment, **simulator.environment, "MAIL_CONCURRENCY": "1"}
+    with running("manage.py", "send_queued_mail", env=env, log=tmp_path / "log") as process:
+        wait_until(lambda: Message.objects.filter(state="sending").exists())
+
+        process.send_signal(number)
+
+        assert process.wait(PATIENCE) == 0
+
+    assert sorted(read(message).state for message in messages) == ["pending", "sent"]
+    assert len(simulator.accepted()) == 1
 
 
 def test_send_queued_mail_takes_no_more_when_its_time_is_over(db):
