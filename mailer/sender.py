@@ -56,15 +56,17 @@ def _always() -> bool:
     return True
 
 
-def drain(keep_on: Callable[[], bool] = _always) -> int:
+def drain(keep_on: Callable[[], bool] = _always, shift: float = float("inf")) -> int:
     """Send all that is due, and return how many messages that was. Claims no more once `keep_on()` is false.
 
+    After `shift` seconds it claims nothing of the bulk lane; what is urgent it does, while any of bulk is under way, so
+    that it does not wait for a slow provider's answers.
     Waits for a rate limit, but returns where every provider is to be left alone. Safe to run in any number of
     processes. A database that is lost, or an error that nobody foresaw, such as one of a receiver of Anymail's signals,
     is raised once the other requests are settled.
     """
     _keep_what_is_loaded()
-    return _Drain().run(keep_on)
+    return _Drain(shift).run(keep_on)
 
 
 @functools.cache
@@ -76,7 +78,8 @@ def _keep_what_is_loaded() -> None:
 class _Drain:
     """One run: what is under way, and what has come back."""
 
-    def __init__(self) -> None:
+    def __init__(self, shift: float) -> None:
+        self._end = time.monotonic() + shift
         self._courier = couriers.of_this_process()
         self._back: SimpleQueue[Ended[Parcel]] = SimpleQueue()
         self._under_way: dict[Parcel, Future[Any] | None] = {}
@@ -89,10 +92,13 @@ class _Drain:
         self._has_all = False
 
     def run(self, keep_on: Callable[[], bool]) -> int:
+        def goes_on() -> bool:
+            return keep_on() and not (self._is_over() and self._has_no_bulk())
+
         while True:
             try:
                 # What has come back is settled first, also where claims go on that nothing can be sent of.
-                while not self._errors and keep_on() and self._take() and self._back.empty():
+                while not self._errors and goes_on() and self._take() and self._back.empty():
                     pass
             except Exception as error:  # noqa: BLE001  # raised in the end; what is under way is settled before
                 self._errors.append(error)
@@ -101,10 +107,16 @@ class _Drain:
                 self._abandon()
             elif self._errors:
                 raise self._errors[0]
-            elif not keep_on() or (pause := _pause(self._budget)) is None:
+            elif not goes_on() or (pause := _pause(self._budget)) is None:
                 return self._taken
             else:
                 time.sleep(pause)
+
+    def _is_over(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def _has_no_bulk(self) -> bool:
+        return all(parcel.lane is not Lane.BULK for parcel in self._under_way)
 
     # Going out
 
@@ -169,7 +181,7 @@ class _Drain:
         most = min(budget.total, self._capacity(room.free, names[0]))
         claims = outbox.claim(_owner(), most, Lane.URGENT)
         spare = self._capacity(min(room.free - len(claims), room.bulk), names[0])
-        wanted = min(most - len(claims), spare, sum(budget.bulk.values()))
+        wanted = 0 if self._is_over() else min(most - len(claims), spare, sum(budget.bulk.values()))
         bulk = outbox.claim(_owner(), wanted, Lane.BULK)
         self._has_all = len(bulk) < wanted
         return claims + bulk

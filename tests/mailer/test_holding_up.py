@@ -1,5 +1,6 @@
 """What must not wait: an answer to be written, an urgent mail behind others, all mail behind something that fails."""
 
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -15,6 +16,7 @@ from mailer import doubts, packing, sender, sweeping
 from mailer.kinds import KINDS
 from tests.conftest import in_threads, wait_until
 from tests.mailer.conftest import ask, change, enqueue, looks, read, signal_receiver
+from tests.mailer.held import held
 from tests.mailer.test_lanes import backlog
 
 pytestmark = pytest.mark.usefixtures("fresh_courier")
@@ -142,6 +144,27 @@ def test_half_of_a_rate_stays_free_for_what_is_urgent(db, simulator, settings):
 
     assert bulk == 5
     assert {read(message).state for message in messages} == {"sent"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_urgent_leaves_though_bulk_outlasts_a_shift(settings):
+    settings.MAIL_BATCH_SIZE = 1
+    backlog(1)
+
+    def watch() -> int:
+        provider.wait_for(1, "bulk@")
+        wait_until(lambda: time.monotonic() > end)
+        backlog(1)
+        enqueue("urgent@example.com", kind="account_exists")
+        provider.wait_for(1, "urgent@")
+        provider.answer()
+        return provider.count("bulk@")
+
+    with held(settings, "resend") as provider:
+        end = time.monotonic() + 1
+        bulk, taken = in_threads(2, lambda number: (watch, lambda: sender.drain(shift=1))[number]())
+
+    assert (bulk, taken) == (1, 2)
 
 
 # --- What else a relay does ---------------------------------------------------------------------------------

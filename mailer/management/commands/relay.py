@@ -94,7 +94,7 @@ def _tidy() -> dict[str, int]:
 def _drain_for(seconds: float, stop: threading.Event) -> bool:
     """Send what is due, for a while at most; tell whether that was all."""
     end = time.monotonic() + seconds
-    sender.drain(keep_on=lambda: not stop.is_set() and time.monotonic() < end)
+    sender.drain(lambda: not stop.is_set(), seconds)
     return time.monotonic() < end
 
 
