@@ -8,6 +8,7 @@ It is repeated while that can be no second mail: while the key holds, and each m
 known to be sent. Else it is let go, and `mailer.doubts` looks into each of them.
 """
 
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -94,14 +95,15 @@ def answered(batch_ids: Collection[UUID]) -> None:
             cursor.execute(_PUT_OFF, {"ids": [*batch_ids], "longest": LONGEST, "first": FIRST})
 
 
-def resolve(limit: int = LIMIT) -> int:
+def resolve(end: float = float("inf"), limit: int = LIMIT) -> int:
     """Repeat batches that are due; return how many were looked into. Any number of processes may: each has its own.
 
-    A provider that does not answer is asked once a round.
+    A provider that does not answer is asked once a round. After `end`, by the steady clock, none but the first is
+    repeated.
     """
     silent: set[str] = set()
     for count in range(limit):
-        batch = _take(silent)
+        batch = None if count and time.monotonic() >= end else _take(silent)
         if batch is None:
             return count
         try:

@@ -10,6 +10,7 @@ import functools
 import os
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -66,6 +67,10 @@ class Ended(Generic[T]):
     error: BaseException | None = None
 
 
+class LeftTooLate(aiohttp.ConnectionTimeoutError):
+    """A request that could not leave in time, as after a process was frozen, and therefore has not."""
+
+
 class Courier:
     """Carries requests. Its threads start at the first one, and last until `close()`."""
 
@@ -75,16 +80,18 @@ class Courier:
         self._session: aiohttp.ClientSession | None = None
         self._pool: ThreadPoolExecutor | None = None
 
-    def send(self, request: Request, about: T, ended: "SimpleQueue[Ended[T]]") -> None:
+    def send(self, request: Request, about: T, ended: "SimpleQueue[Ended[T]]", latest: float = float("inf")) -> None:
         """Make a request and return at once; its `Response`, or why there is none, goes into the queue.
 
-        Raises `ImproperlyConfigured` where nobody can be trusted.
+        It does not leave after `latest`, by the steady clock. Raises `ImproperlyConfigured` where nobody can be
+        trusted.
         """
         trusted()  # raises here what would else look like a request that failed
         loop = self._running()
 
         async def carry() -> None:
             try:
+                _heed(latest)
                 ended.put(Ended(about, result=await self._carry(request)))
             except BaseException as error:  # noqa: BLE001  # whoever waits must hear of it
                 ended.put(Ended(about, error=error))
@@ -96,14 +103,25 @@ class Courier:
         trusted()
         return asyncio.run_coroutine_threadsafe(self._carry(request), self._running()).result()
 
-    def work(self, function: Callable[[], Any], about: T, ended: "SimpleQueue[Ended[T]]", threads: int) -> Future[Any]:
-        """Call a function in one of `threads` threads; what it returns or raises goes into the queue."""
+    def work(
+        self,
+        function: Callable[[], Any],
+        about: T,
+        ended: "SimpleQueue[Ended[T]]",
+        threads: int,
+        latest: float = float("inf"),
+    ) -> Future[Any]:
+        """Call a function in one of `threads` threads; what it returns or raises goes into the queue.
+
+        It is not called after `latest`, by the steady clock.
+        """
         with self._starting:
             self._pool = self._pool or ThreadPoolExecutor(threads, thread_name_prefix="courier")
         pool = self._pool
 
         def call() -> None:
             try:
+                _heed(latest)
                 ended.put(Ended(about, result=function()))
             except BaseException as error:  # noqa: BLE001  # whoever waits must hear of it
                 ended.put(Ended(about, error=error))
@@ -144,6 +162,11 @@ class Courier:
         ) as response:
             headers = {name.lower(): value for name, value in response.headers.items()}
             return Response(response.status, headers, await _whole(response))
+
+
+def _heed(latest: float) -> None:
+    if time.monotonic() > latest:
+        raise LeftTooLate
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -5,6 +5,7 @@ is asked, where it can be: what it has is sent, what it provably never had is tr
 kind decides: sent again rather than perhaps never, or left to an operator.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,8 +31,9 @@ from mailer.verdicts import Verdict
 log = structlog.get_logger(__name__)
 State = Message.State
 
-# Messages that one round looks into.
+# Messages that one round looks into, and seconds after which it looks into no more.
 LIMIT: Final = 20
+SHIFT: Final = 3.0
 # Seconds after which a provider that does not tell is asked no more.
 PATIENCE: Final = 3600.0
 # Seconds at least between two questions about one message.
@@ -61,14 +63,16 @@ def resolve(limit: int = LIMIT) -> int:
     """Look into doubts whose grace is over; return how many. Safe in any number of processes: each has its own.
 
     Batches that are kept are repeated first: that may settle many at once. A provider that does not answer is asked
-    once a round: the other doubts about it come up again.
+    once a round: the other doubts about it come up again. After some `SHIFT` seconds a round ends: who asks does not
+    send meanwhile.
     """
-    repeated = batches.resolve()
-    with connection.cursor() as cursor:
-        cursor.execute(_CLAIM, {"limit": limit, "held": HELD, "crashes": MAX_CRASHES})
-        doubts = [Doubt(*row) for row in cursor.fetchall()]
+    end = time.monotonic() + SHIFT
+    repeated = batches.resolve(end)
     silent: set[str] = set()
-    for doubt in doubts:
+    for count in range(limit):
+        doubt = None if count and time.monotonic() >= end else _take()
+        if doubt is None:
+            return repeated + count
         try:
             _resolve(doubt, silent)
         except DATABASE_LOST:
@@ -76,7 +80,15 @@ def resolve(limit: int = LIMIT) -> int:
         except Exception:
             # One that nobody foresaw must not keep the others, and all mail, waiting. Its doubt comes up again.
             log.exception("doubt_failed", message_id=str(doubt.message_id), provider=doubt.provider)
-    return repeated + len(doubts)
+    return repeated + limit
+
+
+def _take() -> Doubt | None:
+    """Take the doubt that is due for longest, for some time."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM, {"held": HELD, "crashes": MAX_CRASHES})
+        row = cursor.fetchone()
+    return Doubt(*row) if row else None
 
 
 def _resolve(doubt: Doubt, silent: set[str]) -> None:
@@ -197,7 +209,7 @@ _REPEATS: Final = RepeatCount._meta.db_table
 _CLAIM: Final = f"""
 WITH doubted AS MATERIALIZED (
     SELECT id FROM {_MESSAGE} WHERE state = 'unknown' AND inquire_at <= now()
-    ORDER BY inquire_at LIMIT %(limit)s
+    ORDER BY inquire_at LIMIT 1
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 held AS (

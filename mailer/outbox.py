@@ -320,7 +320,7 @@ OUTSTANDING: Final = "d.sent_at IS NULL AND d.recipient <> '' AND d.status NOT I
 # What is claimed is read without the columns that sending has no use for; a kind that wants one loads it.
 _NEEDED: Final = (
     *("id", "kind", "user_id", "correlation_id", "locale", "priority", "run_at", "token", "attempts", "crashes"),
-    *("provider", "context", "content"),
+    *("provider", "context", "content", "error_class"),
 )
 
 # From the most urgent priority in which something is due to the next, until there is enough.

@@ -29,6 +29,10 @@ State = Message.State
 ENOUGH: Final = 10
 # Characters that a letter in a batch has at most, so that as many as may travel together weigh no more than they may.
 SMALL: Final = 100_000
+# Characters that the letters of one round weigh, and the part of a lease that writing them may take: of large files, or
+# where these come slowly, two hundred would be too much for a process, or be over before they leave.
+HEAVY: Final = 32_000_000
+HASTE: Final = 0.25
 # Slots that a batch takes: it puts many messages in doubt at once, so that only a few may be under way.
 BATCH_SLOTS: Final = 8
 
@@ -64,20 +68,24 @@ class Parcel:
 
 @dataclass(slots=True)
 class Room:
-    """Slots that are free: in all, for the bulk lane, and at each provider."""
+    """Slots that are free: in all, for the bulk lane, and the same at each provider."""
 
     free: int
     bulk: int
     at: dict[str, int]
+    bulk_at: dict[str, int]
 
     def take(self, parcel: Parcel) -> bool:
         """Take the slots of a parcel, and tell whether they were free."""
         name, is_bulk = parcel.provider.name, parcel.lane is Lane.BULK
-        if parcel.slots > min(self.free, self.at.get(name, self.free), self.bulk if is_bulk else self.free):
+        room = min(self.free, self.at.get(name, self.free))
+        if parcel.slots > (min(room, self.bulk, self.bulk_at.get(name, self.bulk)) if is_bulk else room):
             return False
-        self.free -= parcel.slots
-        self.bulk -= parcel.slots * is_bulk
         self.at[name] = self.at.get(name, self.free) - parcel.slots
+        self.free -= parcel.slots
+        if is_bulk:
+            self.bulk_at[name] = self.bulk_at.get(name, self.bulk) - parcel.slots
+            self.bulk -= parcel.slots
         return True
 
 
@@ -164,7 +172,7 @@ def _route(claim: Claimed, budget: Budget) -> Provider:
         raise _Refused(ended(claim, state, "" if state == State.SENT else state))
     doubted = claim.doubted_for is not None
     try:
-        provider = budget.route(claim.message)
+        provider = budget.route(claim.message, is_bulk=Lane.of(claim.message.priority) is Lane.BULK)
     except NoneFree as none:
         raise _Refused(put_back(claim, none.wait)) from none
     except MailerError as error:
@@ -176,13 +184,13 @@ def _route(claim: Claimed, budget: Budget) -> Provider:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What is ready to leave, what there is no slot for, what cannot be written.
+    """What is ready to leave, what there is no room for, what cannot be written.
 
     And errors that nobody foresaw: of a receiver of a signal.
     """
 
     parcels: list[Parcel] = field(default_factory=list)
-    waiting: list[Letter] = field(default_factory=list)
+    waiting: list[Claimed] = field(default_factory=list)
     failed: list[Concluded] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
@@ -191,10 +199,16 @@ def pack(admitted: Admitted, room: Room) -> Packed:
     """Have the letters written, and put together what may travel together, as far as there is room for it."""
     written: list[tuple[Provider, Letter]] = []
     packed = Packed()
+    weight, end = 0, time.monotonic() + HASTE * settings.MAIL_LEASE_SECONDS
     for claim in admitted.claims:
+        if written and (weight >= HEAVY or time.monotonic() >= end):
+            packed.waiting.append(claim)
+            continue
         provider = admitted.providers[claim.message.pk]
         try:
-            written.append((provider, letters.write(provider, claim)))
+            letter = letters.write(provider, claim)
+            weight += len(letter.parameters.get("data") or "")
+            written.append((provider, letter))
         except Unsendable as error:
             packed.failed.append((claim, conclude(claim, provider, Answer(Verdict.PERMANENT, error_class=str(error)))))
         except (FileUnavailable, ImproperlyConfigured) as error:
@@ -211,7 +225,7 @@ def pack(admitted: Admitted, room: Room) -> Packed:
             if room.take(parcel):
                 packed.parcels.append(parcel)
             else:
-                packed.waiting.extend(each)
+                packed.waiting.extend(parcel.claims)
     return packed
 
 

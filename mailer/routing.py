@@ -7,6 +7,7 @@ of a rate limit, are rows of `ProviderState`, so that the whole fleet acts as on
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from django.conf import settings
@@ -43,10 +44,14 @@ class NoneFree(MailerError):
 
 @dataclass(slots=True)
 class Budget:
-    """What may go to each provider in one round; `waits` are seconds until one that gets nothing may be tried."""
+    """What may go to each provider in one round; `waits` are seconds until one that gets nothing may be tried.
+
+    Of the `grants`, so many may be of the bulk lane as `bulk` says.
+    """
 
     grants: dict[str, int] = field(default_factory=dict)
     waits: dict[str, float] = field(default_factory=dict)
+    bulk: dict[str, int] = field(default_factory=dict)
     reserved: dict[str, int] = field(default_factory=dict)
     # Providers about which the fleet remembers something bad.
     troubled: set[str] = field(default_factory=set)
@@ -58,7 +63,7 @@ class Budget:
         """How many messages may go in all."""
         return sum(self.grants.values())
 
-    def route(self, message: Message) -> Provider:
+    def route(self, message: Message, *, is_bulk: bool = False) -> Provider:
         """Take a place for a message at the first of its providers that has one.
 
         Raises `NoneFree`, and `UnknownProvider` where this release no longer knows the one it is pinned to.
@@ -67,8 +72,9 @@ class Budget:
         for name in names:
             provider = providers.get(name)
             # One that is no longer preferred still gets what it alone can tell a repeat of.
-            if self.grants.get(name, 1) > 0:
+            if min(self.grants.get(name, 1), self.bulk.get(name, 1) if is_bulk else 1) > 0:
                 self.grants[name] = self.grants.get(name, 1) - 1
+                self.bulk[name] = self.bulk.get(name, 1) - is_bulk
                 return provider
         wait, name = min(((self.waits.get(name, BUSY), name) for name in names), default=(BUSY, ""))
         queue = self.turned_away / settings.MAIL_RATES[name] if name in settings.MAIL_RATES else 0.0
@@ -101,11 +107,12 @@ def candidates(message: Message) -> list[str]:
     return [name for name in routes.get(message.kind, preferred) if name in carriers] or carriers
 
 
-def reserve(wanted: Mapping[str, int]) -> Budget:
-    """Reserve up to this many messages at each provider.
+def reserve(wanted: Mapping[str, int], bulk: Mapping[str, int] = MappingProxyType({})) -> Budget:
+    """Reserve up to this many messages at each provider, of them so many of the bulk lane: all, where it is not named.
 
-    One read where no provider is limited or in trouble. Safe with any number of callers: tokens and the probe are
-    taken under the lock of the provider's row.
+    Half of the tokens that may gather are never the bulk lane's, so that what is urgent finds some. One read where no
+    provider is limited or in trouble. Safe with any number of callers: tokens and the probe are taken under the lock of
+    the provider's row.
     """
     budget = Budget()
     with connection.cursor() as cursor:
@@ -115,18 +122,25 @@ def reserve(wanted: Mapping[str, int]) -> Budget:
         reason, failures = states.get(name, ("", 0))
         if reason or failures:
             budget.troubled.add(name)
+        budget.bulk[name] = bulk.get(name, count)
         if not reason and name not in settings.MAIL_RATES:
             budget.grants[name] = count
             continue
-        granted, wait = _reserve(name, count)
+        granted, left, wait = _reserve(name, count)
         budget.grants[name] = granted
         budget.reserved[name] = granted
         if not granted:
             budget.waits[name] = wait
+        elif name in settings.MAIL_RATES:
+            lacking = max(0, _kept(name) - int(left))
+            budget.bulk[name] = min(budget.bulk[name], max(0, granted - lacking))
+            if granted <= lacking:
+                budget.waits[name] = (1 + _kept(name) - granted - left) / settings.MAIL_RATES[name]
     return budget
 
 
-def _reserve(name: str, count: int) -> tuple[int, float]:
+def _reserve(name: str, count: int) -> tuple[int, float, float]:
+    """Return how many messages may go, how many tokens are left, and the seconds until the next one."""
     parameters: dict[str, Any] = {
         "name": name,
         "count": count,
@@ -137,8 +151,8 @@ def _reserve(name: str, count: int) -> tuple[int, float]:
     with connection.cursor() as cursor:
         cursor.execute(_ROW, parameters)
         cursor.execute(_RESERVE, parameters)
-        granted, wait = cursor.fetchone()
-    return int(granted), float(wait)
+        granted, left, wait = cursor.fetchone()
+    return int(granted), float(left), float(wait)
 
 
 def is_open() -> bool:
@@ -194,6 +208,11 @@ def _burst(name: str) -> float:
     return max(1.0, settings.MAIL_RATES.get(name, 0.0) * BURST)
 
 
+def _kept(name: str) -> int:
+    """Return how many tokens are never the bulk lane's."""
+    return int(_burst(name) / 2)
+
+
 def _run(statement: str, parameters: Mapping[str, Any]) -> None:
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
@@ -230,7 +249,7 @@ SET tokens = filled - granted, refilled_at = greatest(s.refilled_at, now()),
     blocked_until = CASE WHEN granted > 0 AND tried THEN now() + make_interval(secs => %(probe)s)
         ELSE s.blocked_until END
 FROM given WHERE s.name = given.name
-RETURNING granted, greatest(blocked_for, coalesce((1 - filled) / %(rate)s::float, 0), 0)"""
+RETURNING granted, coalesce(s.tokens, 0), greatest(blocked_for, coalesce((1 - filled) / %(rate)s::float, 0), 0)"""
 
 # A probe for which there was no message may be another's at once.
 _RETURN: Final = f"""

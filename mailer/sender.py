@@ -46,6 +46,8 @@ LONGEST_PAUSE: Final = 1.0
 GATHER: Final = 0.01
 LEISURE: Final = 0.05
 
+# Seconds that a request has to leave, at the least.
+LEAVE: Final = 5.0
 # Threads for what is not reached over HTTP.
 THREADS: Final = 16
 
@@ -54,15 +56,17 @@ def _always() -> bool:
     return True
 
 
-def drain(keep_on: Callable[[], bool] = _always) -> int:
+def drain(keep_on: Callable[[], bool] = _always, shift: float = float("inf")) -> int:
     """Send all that is due, and return how many messages that was. Claims no more once `keep_on()` is false.
 
+    After `shift` seconds it claims nothing of the bulk lane; what is urgent it does, while any of bulk is under way, so
+    that it does not wait for a slow provider's answers.
     Waits for a rate limit, but returns where every provider is to be left alone. Safe to run in any number of
     processes. A database that is lost, or an error that nobody foresaw, such as one of a receiver of Anymail's signals,
     is raised once the other requests are settled.
     """
     _keep_what_is_loaded()
-    return _Drain().run(keep_on)
+    return _Drain(shift).run(keep_on)
 
 
 @functools.cache
@@ -74,7 +78,8 @@ def _keep_what_is_loaded() -> None:
 class _Drain:
     """One run: what is under way, and what has come back."""
 
-    def __init__(self) -> None:
+    def __init__(self, shift: float) -> None:
+        self._end = time.monotonic() + shift
         self._courier = couriers.of_this_process()
         self._back: SimpleQueue[Ended[Parcel]] = SimpleQueue()
         self._under_way: dict[Parcel, Future[Any] | None] = {}
@@ -87,21 +92,31 @@ class _Drain:
         self._has_all = False
 
     def run(self, keep_on: Callable[[], bool]) -> int:
+        def goes_on() -> bool:
+            return keep_on() and not (self._is_over() and self._has_no_bulk())
+
         while True:
             try:
-                while not self._errors and keep_on() and self._take():
+                # What has come back is settled first, also where claims go on that nothing can be sent of.
+                while not self._errors and goes_on() and self._take() and self._back.empty():
                     pass
-            except (DatabaseError, InterfaceError) as error:
+            except Exception as error:  # noqa: BLE001  # raised in the end; what is under way is settled before
                 self._errors.append(error)
             if self._under_way:
                 self._settle_what_came()
                 self._abandon()
             elif self._errors:
                 raise self._errors[0]
-            elif not keep_on() or (pause := _pause(self._budget)) is None:
+            elif not goes_on() or (pause := _pause(self._budget)) is None:
                 return self._taken
             else:
                 time.sleep(pause)
+
+    def _is_over(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def _has_no_bulk(self) -> bool:
+        return all(parcel.lane is not Lane.BULK for parcel in self._under_way)
 
     # Going out
 
@@ -110,7 +125,7 @@ class _Drain:
         room, self._has_all = self._room(), False
         if room.free <= 0:
             return False
-        self._budget = budget = routing.reserve(self._wanted(room))
+        self._budget = budget = routing.reserve(*self._wanted(room))
         try:
             claims = self._claim(room, budget)
             packed = _prepare(claims, budget, room)
@@ -130,20 +145,32 @@ class _Drain:
         return bool(claims) and not (self._has_all and self._under_way)
 
     def _room(self) -> Room:
-        """Return which slots are free. Half of all are never the bulk lane's."""
+        """Return which slots are free. Half of all, and half of each provider's, are never the bulk lane's."""
         limits: dict[str, int] = settings.MAIL_CONCURRENCY_BY_PROVIDER
-        free, bulk = settings.MAIL_CONCURRENCY, max(1, settings.MAIL_CONCURRENCY // 2)
+        free, bulk = settings.MAIL_CONCURRENCY, _half(settings.MAIL_CONCURRENCY)
         busy: Counter[str] = Counter()
+        busy_with_bulk: Counter[str] = Counter()
         for parcel in self._under_way:
+            is_bulk = parcel.lane is Lane.BULK
             free -= parcel.slots
-            bulk -= parcel.slots * (parcel.lane is Lane.BULK)
+            bulk -= parcel.slots * is_bulk
             busy[parcel.provider.name] += parcel.slots
+            busy_with_bulk[parcel.provider.name] += parcel.slots * is_bulk
         names = {*settings.MAIL_PROVIDERS, *PROVIDERS.keys() & limits.keys()}
-        return Room(free, bulk, {name: min(free, _limit(name) - busy[name]) for name in names})
+        return Room(
+            free,
+            bulk,
+            {name: min(free, _limit(name) - busy[name]) for name in names},
+            {name: min(bulk, _half(_limit(name)) - busy_with_bulk[name]) for name in names},
+        )
 
-    def _wanted(self, room: Room) -> dict[str, int]:
-        """Return how many messages each provider may be given."""
-        return {name: self._capacity(room.at[name], name) for name in sorted(room.at, key=_preference)}
+    def _wanted(self, room: Room) -> tuple[dict[str, int], dict[str, int]]:
+        """Return how many messages each provider may be given, and how many of the bulk lane, the preferred first."""
+        names = sorted(room.at, key=_preference)
+        return (
+            {name: self._capacity(room.at[name], name) for name in names},
+            {name: self._capacity(min(room.at[name], room.bulk_at[name]), name) for name in names},
+        )
 
     def _capacity(self, slots: int, name: str) -> int:
         return packing.capacity(slots, providers.get(name)) if self._in_batches else max(0, slots)
@@ -154,7 +181,7 @@ class _Drain:
         most = min(budget.total, self._capacity(room.free, names[0]))
         claims = outbox.claim(_owner(), most, Lane.URGENT)
         spare = self._capacity(min(room.free - len(claims), room.bulk), names[0])
-        wanted = min(most - len(claims), spare)
+        wanted = 0 if self._is_over() else min(most - len(claims), spare, sum(budget.bulk.values()))
         bulk = outbox.claim(_owner(), wanted, Lane.BULK)
         self._has_all = len(bulk) < wanted
         return claims + bulk
@@ -162,11 +189,11 @@ class _Drain:
     def _send(self, parcel: Parcel) -> None:
         provider, mail = parcel.provider, parcel.letters[0].email
         if provider.over_http:
-            self._courier.send(_request(parcel), parcel, self._back)
+            self._courier.send(_request(parcel), parcel, self._back, _latest(parcel))
             self._under_way[parcel] = None
         else:
             send = partial(threaded.send, provider.backend, mail)
-            self._under_way[parcel] = self._courier.work(send, parcel, self._back, _threads())
+            self._under_way[parcel] = self._courier.work(send, parcel, self._back, _threads(), _latest(parcel))
 
     # Coming back
 
@@ -228,11 +255,10 @@ def _prepare(claims: Sequence[Claimed], budget: Budget, room: Room) -> Packed:
     """Admit and pack what was claimed, settle what does not go now, and commit the intent for the rest."""
     admitted = packing.admit(claims, budget)
     packed = packing.pack(admitted, room)
-    waiting = [letter.claim for letter in packed.waiting]
-    for claim in waiting:
+    for claim in packed.waiting:
         budget.refund(claim.message.provider)
     # Due at once: the next claim is of no more than there are slots.
-    back = [(claim, replace(put_back(claim, 0.0), delay=0.0)) for claim in waiting]
+    back = [(claim, replace(put_back(claim, 0.0), delay=0.0)) for claim in packed.waiting]
     failed = [
         (claim, replace(outcome, facts=(*admitted.facts.get(claim.message.pk, ()), *outcome.facts)))
         for claim, outcome in packed.failed
@@ -260,6 +286,21 @@ def _request(parcel: Parcel) -> Request:
     if parcel.batch_id:
         return letters.request_under(str(parcel.batch_id), parcel.provider, parcel.body)
     return letters.request_for(parcel.provider, parcel.letters)
+
+
+def _latest(parcel: Parcel) -> float:
+    """Return when a request must have left, by the steady clock, so that it is over before its lease.
+
+    A worker may be frozen, or the commit of its intent take a minute. Then its messages are in doubt, and others see to
+    them; it must not send them as it thaws.
+    """
+    lease: float = settings.MAIL_LEASE_SECONDS
+    return parcel.since + max(lease - parcel.provider.slowest, min(lease, LEAVE))
+
+
+def _half(slots: int) -> int:
+    """Return how many of so many slots may be the bulk lane's: of a single one, that one."""
+    return max(1, slots // 2)
 
 
 def _limit(name: str) -> int:

@@ -15,6 +15,7 @@ from django.db import connection, transaction
 from django.utils.module_loading import import_string
 
 from mailer import ledger, parked
+from mailer.exceptions import DATABASE_LOST
 from mailer.ledger import own_fact
 from mailer.models import Attempt, Batch, DeliveryStatus, Message
 from mailer.outbox import EVENT_OF_STATE
@@ -67,8 +68,14 @@ def sweep() -> dict[str, int]:
     if matched := len(parked.match()):
         moved["matched"] = matched
     for name, chore in CHORES.items():
-        if done := import_string(chore)():
-            moved[name] = done
+        try:
+            if done := import_string(chore)():
+                moved[name] = done
+        except DATABASE_LOST:
+            raise
+        except Exception:
+            # One that nobody foresaw must not keep the others, and all mail, waiting. It comes up again.
+            log.exception("chore_failed", chore=name)
     if moved:
         log.info("outbox_swept", **moved)
     return moved

@@ -1,5 +1,6 @@
 """What the commands share: how they ask, and how they show that they get on."""
 
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,25 @@ def confirm(question: str, *, yes: bool) -> None:
         raise CommandError(f"{question} Say --yes where nobody can answer.")
     if input(f"{question} [y/N] ").strip().casefold() not in {"y", "yes"}:
         raise CommandError("Nothing was done.")
+
+
+@contextmanager
+def heeding() -> Iterator[threading.Event]:
+    """Take SIGTERM and Ctrl-C for a wish to end soon, which sets the event, until the block ends.
+
+    What is under way then can be settled; else it would be in doubt. In another thread than the main one, which no
+    signal reaches, nothing sets it.
+    """
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def test_a_provider_over_http_takes_what_a_backend_could_not_send(db, archive, a
     answering("postmark")
     settings.MAIL_PROVIDERS = ["archive", "postmark"]
     monkeypatch.setattr(Unsteady, "refuses", True)
-    messages = [enqueue() for _ in range(12)]
+    messages = [enqueue(kind="account_exists") for _ in range(12)]
 
     sender.drain()
     make_due()

@@ -25,7 +25,7 @@ def test_drain_sends_no_faster_than_the_rate(both, db, settings):
     run("INSERT INTO mailer_providerstate (name, refilled_at, failures, reason) VALUES ('resend', now(), 0, '')")
     settings.MAIL_PROVIDERS, settings.MAIL_CONCURRENCY, settings.MAIL_RATES = ["resend"], 32, {"resend": 2.0}
     for _ in range(5):
-        enqueue()
+        enqueue(kind="account_exists")
 
     assert sender.drain(looks(8)) == 2
 

@@ -154,6 +154,23 @@ def test_a_provider_may_have_fewer_slots_of_its_own(settings):
 
 
 @pytest.mark.django_db(transaction=True)
+def test_half_of_a_providers_own_slots_stay_free_for_what_is_urgent(settings):
+    settings.MAIL_CONCURRENCY, settings.MAIL_CONCURRENCY_BY_PROVIDER = 32, {"resend": 4}
+    backlog(40)
+    with held(settings, "resend") as provider, draining(provider) as drain:
+        provider.wait_for(2)
+        drain.look()
+        for number in range(3):
+            enqueue(f"urgent-{number}@example.com", kind="account_exists")
+        provider.wait_for(2, "urgent")
+        drain.look()
+
+        assert (provider.count("bulk@"), provider.count()) == (2, 4)
+
+    assert set(Message.objects.values_list("state", flat=True)) == {"sent"}
+
+
+@pytest.mark.django_db(transaction=True)
 def test_what_cannot_travel_together_takes_no_more_than_half(settings):
     settings.MAIL_CONCURRENCY = 16
     backlog(60)

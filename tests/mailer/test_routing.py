@@ -75,6 +75,37 @@ def test_reserve_lets_one_go_at_a_time_where_the_rate_is_below_one_a_second(limi
     assert granted("resend") == 1
 
 
+def take_for_bulk(name: str) -> int:
+    """Have the bulk lane take what it may."""
+    budget = routing.reserve({name: 100})
+    taken = budget.bulk[name]
+    for _ in range(taken):
+        budget.route(Message(provider=name), is_bulk=True)
+    budget.give_back()
+    return taken
+
+
+def test_reserve_leaves_half_of_a_seconds_worth_to_what_is_urgent(limited):
+    assert take_for_bulk("resend") == 5
+
+    budget = routing.reserve({"resend": 100})
+
+    assert (budget.grants["resend"], budget.bulk["resend"]) == (5, 0)
+    assert budget.waits == {"resend": pytest.approx(0.1)}
+    with pytest.raises(NoneFree):
+        budget.route(Message(provider="resend"), is_bulk=True)
+    assert budget.route(Message(provider="resend")).name == "resend"
+
+
+def test_reserve_leaves_the_whole_rate_to_bulk_in_time(limited):
+    taken = []
+    for _ in range(4):
+        taken.append(take_for_bulk("resend"))
+        pass_time("resend", 0.31)
+
+    assert taken == [5, 3, 3, 3]
+
+
 def test_give_back_returns_what_was_not_used(limited):
     budget = routing.reserve({"resend": 8})
     for _ in range(3):

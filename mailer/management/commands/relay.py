@@ -1,6 +1,5 @@
 """The relay: sweeps and sends without any broker."""
 
-import signal
 import threading
 import time
 from argparse import ArgumentParser
@@ -13,6 +12,7 @@ from django.db import connection
 
 from mailer import doubts, outbox, sender, sweeping
 from mailer.exceptions import DATABASE_LOST
+from mailer.management.console import heeding
 
 log = structlog.get_logger(__name__)
 
@@ -49,10 +49,12 @@ class Command(BaseCommand):
             _tidy()
             sender.drain()
             return
-        stop = threading.Event()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, lambda *_: stop.set())
-        log.info("relay_started", interval=interval)
+        with heeding() as stop:
+            log.info("relay_started", interval=interval)
+            self._serve_until(stop, interval, alive_file)
+        log.info("relay_stopped")
+
+    def _serve_until(self, stop: threading.Event, interval: float, alive_file: Path | None) -> None:
         while not stop.is_set():
             try:
                 self._serve(stop, interval, alive_file)
@@ -64,7 +66,6 @@ class Command(BaseCommand):
                 # One that nobody foresaw, about one message perhaps: all the others are waiting.
                 log.exception("relay_failed")
                 stop.wait(STUMBLED)
-        log.info("relay_stopped")
 
     @staticmethod
     def _serve(stop: threading.Event, interval: float, alive_file: Path | None) -> None:
@@ -93,7 +94,7 @@ def _tidy() -> dict[str, int]:
 def _drain_for(seconds: float, stop: threading.Event) -> bool:
     """Send what is due, for a while at most; tell whether that was all."""
     end = time.monotonic() + seconds
-    sender.drain(keep_on=lambda: not stop.is_set() and time.monotonic() < end)
+    sender.drain(lambda: not stop.is_set(), seconds)
     return time.monotonic() < end
 
 

@@ -9,9 +9,10 @@ import pytest
 from anymail.exceptions import AnymailConfigurationError, AnymailNotSupportedWarning, AnymailUnsupportedFeature
 from django.core.mail import get_connection
 
-from mailer import providers
+from mailer import packing, providers
 from mailer.providers import PROVIDERS
 from mailer.providers.base import Provider
+from tests.conftest import ROOT
 from tests.mailer.providers.conftest import email_to
 
 ALL = pytest.mark.parametrize("provider", PROVIDERS.values(), ids=PROVIDERS)
@@ -215,3 +216,35 @@ def test_ses_names_its_errors_as_its_client_does():
     raised = {shape.name for shape in known}
 
     assert raised - {"BadRequestException"} <= {*PROVIDERS["amazon_ses"].errors}
+
+
+# --- What operators are told ----------------------------------------------------------------------------
+
+
+def abilities(provider: Provider) -> tuple[str, str, str]:
+    """Return what the table in docs/operations.md is to say of a provider."""
+    key = search = batch = ""
+    if provider.key:
+        seconds = int(provider.key.lifetime.total_seconds())
+        unit, size = next((unit, size) for unit, size in UNITS if seconds >= size)
+        key = f"for {seconds // size} {unit}"
+    if provider.search:
+        search = "yes" if provider.search.complete_after else "finds, but does not rule out"
+    if provider.batch:
+        batch = f"up to {min(provider.batch.most, provider.batch.largest // packing.SMALL)}"
+    return key, search, batch
+
+
+UNITS = (("hours", 3600), ("minutes", 60), ("seconds", 1))
+
+
+def test_operators_are_told_what_each_provider_can_do():
+    page = (ROOT / "docs" / "operations.md").read_text()
+    _, _, table = page.partition(
+        "| Provider | Knows a repeat by a key | Can be asked | Many messages in one request |\n"
+    )
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in table.split("\n\n")[0].splitlines()]
+
+    told = {name: tuple(cells) for name, *cells in rows[1:-1]}
+
+    assert told == {name: said for name, provider in PROVIDERS.items() if any(said := abilities(provider))}
