@@ -5,6 +5,8 @@ is an error at the call, never a loss later: so each mail is built here once, by
 """
 
 from collections.abc import Sequence
+from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from email.errors import MessageError
@@ -87,13 +89,26 @@ class OutboxBackend(BaseEmailBackend):
             return sum(queue(email) for email in email_messages)
 
 
+# Set while a mail that is left out is logged: a handler that mails errors would mail that one, too, and so for ever.
+_logging: ContextVar[bool] = ContextVar("logging", default=False)
+
+
 def _queue_or_log(email: EmailMessage) -> bool:
     try:
         return queue(email)
     except REFUSED as error:
-        reason = str(error) if isinstance(error, MailerError) else ""
-        log.error("mail_not_queued", error_class=type(error).__name__, reason=reason)  # noqa: TRY400  # a traceback may quote the mail
+        if not _logging.get():
+            _log(error)
         return False
+
+
+def _log(error: Exception) -> None:
+    reason = str(error) if isinstance(error, MailerError) else ""
+    token = _logging.set(True)
+    try:
+        log.error("mail_not_queued", error_class=type(error).__name__, reason=reason)
+    finally:
+        _logging.reset(token)
 
 
 def queue(email: EmailMessage) -> bool:
@@ -176,6 +191,7 @@ def _try(provider: Provider, email: AnymailMessage, size: int, recipients: int) 
     if recipients > provider.recipients:
         raise TooManyRecipients(f"{recipients} recipients, where {provider.recipients} are the limit")
     backend: Any = get_connection(provider.backend)
+    email = _without_ours(email) if "metadata" in provider.lacks else email
     if not isinstance(backend, AnymailBaseBackend):
         # Such a one takes MIME and nothing else: it would show all recipients to each of them, and fill no template.
         if merged := [name for name in MERGED if getattr(email, name, None) not in (None, UNSET)]:
@@ -191,3 +207,10 @@ def _try(provider: Provider, email: AnymailMessage, size: int, recipients: int) 
             payload.get_request_params(backend.api_url)
     except AnymailError as error:
         raise Unsupported(mask(" ".join(map(str, error.args)))) from None
+
+
+def _without_ours(email: AnymailMessage) -> AnymailMessage:
+    """Return a mail without what we have added to its metadata: we can do without where a provider lacks it."""
+    plain = copy(email)
+    plain.metadata = content.theirs(email.metadata) or UNSET
+    return plain

@@ -29,6 +29,9 @@ RECIPIENTS: Final = ("to", "cc", "bcc")
 # What a mail says in one line each: most of it stands in headers, and a newline makes sense in none of it.
 LINES: Final = ("subject", "from_email", "content_subtype", "mixed_subtype", "alternative_subtype", "encoding")
 
+# What `thaw` adds to the metadata: by these an event finds its delivery.
+OURS: Final = ("message_id", "correlation_id")
+
 # Anymail's additions, by its own list. `send_at` is not among them: the outbox waits, not the provider.
 ADDITIONS: Final = tuple(name for name, *_ in BasePayload.anymail_message_attrs if name != "send_at")
 
@@ -85,14 +88,16 @@ def thaw(message: Message, recipients: Sequence[str], read: parts.Read = files.r
     if "body" not in content:
         return _rendered(content, recipients, tags=[message.kind], metadata=ours)
     email = _whole(content, recipients, read)
-    # Ours win, also over what is said for each recipient: by them an event finds its delivery.
+    # Ours win, also over what is said for each recipient.
     email.metadata = {**(email.metadata if isinstance(email.metadata, Mapping) else {}), **ours}
     if isinstance(email.merge_metadata, Mapping):
-        email.merge_metadata = {
-            address: {name: value for name, value in metadata.items() if name not in ours}
-            for address, metadata in email.merge_metadata.items()
-        }
+        email.merge_metadata = {address: theirs(metadata) for address, metadata in email.merge_metadata.items()}
     return email
+
+
+def theirs(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata without what we add to it."""
+    return {name: value for name, value in metadata.items() if name not in OURS}
 
 
 def without(content: Mapping[str, Any], canonical_address: str) -> dict[str, Any]:

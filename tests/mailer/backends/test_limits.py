@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from anymail.exceptions import AnymailNotSupportedWarning
+from anymail.message import AnymailMessage
 
 from mailer import routing
 from mailer.exceptions import TooLarge, TooManyRecipients, Unsupported
@@ -19,6 +21,18 @@ def limits(monkeypatch):
         monkeypatch.setitem(PROVIDERS, name, replace(PROVIDERS[name], **facts))
 
     return limit
+
+
+@pytest.fixture
+def alone(settings):
+    """Let one provider be all there is."""
+
+    def alone(name: str) -> None:
+        provider = PROVIDERS[name]
+        needed = {each: "https://api.example.com/v1" if each.endswith("_URL") else "value" for each in provider.needs}
+        settings.ANYMAIL, settings.MAIL_PROVIDERS = {**provider.fixed, **needed}, [name]
+
+    return alone
 
 
 def test_a_mail_that_one_provider_cannot_take_goes_to_the_other(db):
@@ -41,6 +55,24 @@ def test_a_mail_goes_only_where_its_kind_may(db, settings):
     assert queued(mail()).context == {}
     with pytest.raises(Unsupported, match="resend: "):
         queued(templated())
+
+
+@pytest.mark.filterwarnings(f"ignore::{AnymailNotSupportedWarning.__module__}.AnymailNotSupportedWarning")
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_plain_mail_may_go_through_any_provider(db, alone, name):
+    alone(name)
+
+    assert queued(mail()).context == {}
+
+
+@pytest.mark.parametrize("name", sorted(name for name, provider in PROVIDERS.items() if provider.lacks))
+def test_metadata_that_a_provider_lacks_is_an_error_where_it_is_the_callers(db, alone, name):
+    alone(name)
+
+    with pytest.raises(Unsupported, match=f"{name}: .*metadata"):
+        AnymailMessage("s", "b", None, ["ada@example.com"], metadata={"order": 7}).send()
+
+    assert not Message.objects.exists()
 
 
 def test_what_is_unsupported_may_be_ignored(db, settings):

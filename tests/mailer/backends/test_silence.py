@@ -71,3 +71,18 @@ def test_an_error_mail_is_queued(db, settings):
     AdminEmailHandler().emit(logging.LogRecord("django", logging.ERROR, "x.py", 1, "It broke", (), None))
 
     assert "It broke" in content.thaw(Message.objects.get(), ["ada@example.com"]).subject
+
+
+def test_a_handler_that_mails_errors_is_not_told_of_its_own_mail_for_ever(db, settings, caplog):
+    settings.ADMINS = [("Ada", "root@localhost")]
+    root, handler = logging.getLogger(), AdminEmailHandler()
+    handler.setLevel(logging.ERROR)
+    root.addHandler(handler)
+    try:
+        root.error("It broke")
+    finally:
+        root.removeHandler(handler)
+
+    told = [record.msg["event"] for record in caplog.records if record.name == "mailer.backends"]
+    assert told == ["mail_not_queued"]
+    assert not Message.objects.exists()
