@@ -216,6 +216,7 @@ def test_cleanup_mail_by_state_and_other_days(old):
         # A month of receipts, and a week of what is repeated.
         (["--history-days", "36.9"], "36.9 days are fewer than 37"),
         (["--body-days", "-1"], "--body-days"),
+        (["--history-days", "1e7"], "invalid days value: '1e7'"),
         (["--history-days", "soon"], "invalid days value: 'soon'"),
         (["--state", "pending"], "invalid choice: 'pending'"),
     ],
@@ -389,6 +390,12 @@ def test_send_test_mail_waits_until_it_is_sent(environment, simulator):
     assert process.returncode == 0
     assert output.splitlines()[0].startswith("message ")
     assert output.splitlines()[-1].startswith("sent resend ")
+
+
+def test_send_test_mail_to_an_address_with_blanks_around_it(db):
+    run("send_test_mail", f" {ADA} ")
+
+    assert DeliveryStatus.objects.get().recipient == ADA
 
 
 def test_send_test_mail_that_nobody_takes(db):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.models.functions import Now
 
@@ -144,6 +144,12 @@ def test_relay_once_sweeps_and_drains_and_ends(db, simulator):
     call_command("relay", "--once")
 
     assert sent(waiting, left)
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "nan", "inf", "soon"])
+def test_relay_with_an_interval_in_which_it_could_send_nothing(interval):
+    with pytest.raises(CommandError, match="--interval: invalid seconds value"):
+        call_command("relay", f"--interval={interval}", "--once")
 
 
 @pytest.mark.django_db(transaction=True)

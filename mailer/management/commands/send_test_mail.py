@@ -52,7 +52,7 @@ class Command(BaseCommand):
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from error
         with transaction.atomic():
-            message = outbox.enqueue("test", address, dedupe_key=f"test:{uuid4()}", locale=locale)
+            message = outbox.enqueue("test", address.strip(), dedupe_key=f"test:{uuid4()}", locale=locale)
             if message and provider:
                 operators.pin(message.pk, provider)
         delivery = DeliveryStatus.objects.get(message=message)
@@ -62,18 +62,19 @@ class Command(BaseCommand):
 
     def _watch(self, delivery: DeliveryStatus, seconds: float) -> None:
         """Show each status. Raises `CommandError` where it ends badly, or not in time."""
-        end, shown = time.monotonic() + seconds, ""
+        end, shown, message = time.monotonic() + seconds, "", delivery.message
         while time.monotonic() < end:
-            delivery.refresh_from_db()
+            # In this order: what has stopped the message, its delivery was told with it, and that is shown.
+            message.refresh_from_db(fields=["state", "error_class"])
+            delivery.refresh_from_db(fields=["status", "status_rank", "provider", "esp_message_id", "sent_at"])
             if delivery.status != shown:
                 shown = delivery.status
                 self.stdout.write(" ".join(filter(None, (shown, delivery.provider, delivery.esp_message_id))))
-            if delivery.status_rank >= ACCEPTED_RANK or delivery.message.state in operators.STOPPED:
+            if delivery.status_rank >= ACCEPTED_RANK or message.state in operators.STOPPED:
                 break
             time.sleep(LOOK)
-            delivery.message.refresh_from_db(fields=["state", "error_class"])
         if delivery.sent_at is None:
-            raise CommandError(self._reason(delivery.message, seconds))
+            raise CommandError(self._reason(message, seconds))
 
     @staticmethod
     def _reason(message: Message, seconds: float) -> str:
