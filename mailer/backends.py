@@ -26,7 +26,7 @@ from django.db import Error as DatabaseError
 from django.db import transaction
 from django.utils.translation import get_language
 
-from mailer import content, files, outbox, providers, smtp
+from mailer import content, files, letters, outbox, providers, smtp
 from mailer.content import Frozen
 from mailer.exceptions import MailerError, TooLarge, TooManyRecipients, Unqueueable, Unsupported
 from mailer.kinds import PRIORITY
@@ -190,6 +190,8 @@ def _try(provider: Provider, email: AnymailMessage, size: int, recipients: int) 
         raise TooLarge(f"{size} bytes, where {provider.largest} are the limit")
     if recipients > provider.recipients:
         raise TooManyRecipients(f"{recipients} recipients, where {provider.recipients} are the limit")
+    if missing := sorted(provider.requires - _given(email)):
+        raise Unsupported(f"nothing in {', '.join(missing)}")
     backend: Any = get_connection(provider.backend)
     email = _without_ours(email) if "metadata" in provider.lacks else email
     if not isinstance(backend, AnymailBaseBackend):
@@ -207,6 +209,17 @@ def _try(provider: Provider, email: AnymailMessage, size: int, recipients: int) 
             payload.get_request_params(backend.api_url)
     except AnymailError as error:
         raise Unsupported(mask(" ".join(map(str, error.args)))) from None
+
+
+def _given(email: AnymailMessage) -> set[str]:
+    """Return which of the things are there that some provider requires; a template may have what a mail has not."""
+    has_template = getattr(email, "template_id", None) not in (None, UNSET)
+    given = {
+        "to": letters.addressed(email).to,
+        "subject": email.subject or has_template,
+        "body": email.body or email.alternatives or has_template,
+    }
+    return {name for name, is_there in given.items() if is_there}
 
 
 def _without_ours(email: AnymailMessage) -> AnymailMessage:

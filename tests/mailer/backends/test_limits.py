@@ -6,11 +6,12 @@ import pytest
 from anymail.exceptions import AnymailNotSupportedWarning
 from anymail.message import AnymailMessage
 
-from mailer import routing
+from mailer import routing, sender
 from mailer.exceptions import TooLarge, TooManyRecipients, Unsupported
 from mailer.models import Attachment, Message
 from mailer.providers import PROVIDERS
 from tests.mailer.backends.conftest import mail, queued, templated
+from tests.mailer.conftest import change
 
 
 @pytest.fixture
@@ -73,6 +74,53 @@ def test_metadata_that_a_provider_lacks_is_an_error_where_it_is_the_callers(db, 
         AnymailMessage("s", "b", None, ["ada@example.com"], metadata={"order": 7}).send()
 
     assert not Message.objects.exists()
+
+
+# Mails that want for one thing each.
+WANTING = {
+    "to": lambda: mail(to=[], bcc=["ada@example.com", "bob@example.com"]),
+    "subject": lambda: mail(subject=""),
+    "body": lambda: mail(body="", attachments=[("a.txt", "b", "text/plain")]),
+}
+
+
+@pytest.mark.parametrize("what", WANTING)
+@pytest.mark.parametrize("name", ["resend", "postmark"])
+def test_a_mail_is_refused_at_the_call_just_where_the_provider_would_refuse_it(db, simulator, settings, name, what):
+    settings.MAIL_PROVIDERS = [name]
+    email = WANTING[what]()
+    if what in PROVIDERS[name].requires:
+        with pytest.raises(Unsupported, match=f"{name}: nothing in {what}"):
+            email.send()
+        settings.MAIL_PROVIDERS = ["smtp", name]
+        assert queued(email).context == {"providers": ["smtp"]}
+        change(Message.objects.get(), context={"providers": [name]})
+    else:
+        queued(email)
+
+    sender.drain()
+
+    assert Message.objects.get().state == ("dead" if what in PROVIDERS[name].requires else "sent")
+
+
+def test_a_template_has_a_subject_and_a_body_of_its_own(db, alone):
+    alone("mailersend")
+
+    assert queued(templated()).context == {}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "email", [mail(to=[], cc=["ada@example.com", "bob@example.com"]), mail(to=[], bcc=["ada@example.com"])]
+)
+def test_who_gets_a_copy_alone_is_who_it_is_to_where_a_provider_wants_somebody(simulator, settings, email):
+    settings.MAIL_PROVIDERS = ["resend"]
+    message = queued(email)
+
+    sender.drain()
+
+    (accepted,) = simulator.accepted(message.pk)
+    assert accepted["to"] == email.recipients()
 
 
 def test_what_is_unsupported_may_be_ignored(db, settings):
