@@ -426,6 +426,7 @@ def test_send_test_mail_that_is_cancelled(environment, simulator):
         (["ada"], "valid email"),
         ([ADA, "--provider", "pigeon"], "invalid choice: 'pigeon'"),
         ([ADA, "--wait", "long"], "invalid float value: 'long'"),
+        ([ADA, "--locale", "klingon"], "invalid language value: 'klingon'"),
     ],
 )
 def test_send_test_mail_with_options_that_make_no_sense(db, options, said):

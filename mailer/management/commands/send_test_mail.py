@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
+from django.utils import translation
 
 from mailer import operators, outbox
 from mailer.models import DeliveryStatus, Message
@@ -19,6 +20,15 @@ from users.addresses import canonical
 LOOK = 0.2
 # Seconds that --wait waits where it is not told.
 PATIENCE = 30.0
+
+
+def language(text: str) -> str:
+    """Read a language that some mail is in, also as a country speaks it. Raises `ValueError` for any other."""
+    try:
+        translation.get_supported_language_variant(translation.to_language(text))
+    except LookupError:
+        raise ValueError from None
+    return text
 
 
 class Command(BaseCommand):
@@ -34,7 +44,11 @@ class Command(BaseCommand):
         parser.add_argument("address", help="who gets it")
         parser.add_argument("--provider", choices=settings.MAIL_PROVIDERS, help="through this one only")
         parser.add_argument(
-            "--locale", default=settings.LANGUAGE_CODE, metavar="LANGUAGE", help="in this language, such as de-AT"
+            "--locale",
+            type=language,
+            default=settings.LANGUAGE_CODE,
+            metavar="LANGUAGE",
+            help="in this language, such as de-AT",
         )
         parser.add_argument(
             "--wait",
@@ -56,9 +70,13 @@ class Command(BaseCommand):
             if message and provider:
                 operators.pin(message.pk, provider)
         delivery = DeliveryStatus.objects.get(message=message)
-        self.stdout.write(f"message {delivery.message_id}, delivery {delivery.pk}")
+        self._say(f"message {delivery.message_id}, delivery {delivery.pk}")
         if wait is not None:
             self._watch(delivery, wait)
+
+    def _say(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()  # a pipe would keep it until the end
 
     def _watch(self, delivery: DeliveryStatus, seconds: float) -> None:
         """Show each status. Raises `CommandError` where it ends badly, or not in time."""
@@ -69,7 +87,7 @@ class Command(BaseCommand):
             delivery.refresh_from_db(fields=["status", "status_rank", "provider", "esp_message_id", "sent_at"])
             if delivery.status != shown:
                 shown = delivery.status
-                self.stdout.write(" ".join(filter(None, (shown, delivery.provider, delivery.esp_message_id))))
+                self._say(" ".join(filter(None, (shown, delivery.provider, delivery.esp_message_id))))
             if delivery.status_rank >= ACCEPTED_RANK or message.state in operators.STOPPED:
                 break
             time.sleep(LOOK)
