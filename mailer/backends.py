@@ -20,6 +20,7 @@ from anymail.message import AnymailMessage
 from anymail.utils import UNSET
 from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
+from django.core.exceptions import SynchronousOnlyOperation
 from django.core.mail import BadHeaderError, EmailMessage, get_connection
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import Error as DatabaseError
@@ -44,8 +45,9 @@ _MAX_FLOW: Final = 64
 # What makes a mail of its own for each recipient.
 MERGED: Final = ("template_id", "merge_data", "merge_global_data", "merge_metadata", "merge_headers")
 
-# What `fail_silently` is about: the mail, or the servers it needs. A mistake in the calling code is neither.
-REFUSED: Final = (MailerError, BadHeaderError, DatabaseError)
+# What `fail_silently` is about: the mail, or the servers it needs. A mistake in the calling code is neither; but that
+# it is async is no mistake of who logs an error there, which a handler mails.
+REFUSED: Final = (MailerError, BadHeaderError, DatabaseError, SynchronousOnlyOperation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,10 @@
 """What `fail_silently` leaves out, and mails of errors while something fails."""
 
+import asyncio
 import logging
 
 import pytest
+from django.core.exceptions import SynchronousOnlyOperation
 from django.core.mail import (
     get_connection,
     send_mail,
@@ -63,6 +65,25 @@ def test_an_error_mail_while_the_database_fails_raises_nothing(db, settings, cap
         transaction.set_rollback(True)
 
     assert "mail_not_queued" in caplog.text
+
+
+def test_an_error_mail_of_async_code_raises_nothing(db, settings, caplog):
+    settings.ADMINS = [("Ada", "ada@example.com")]
+
+    async def view() -> None:
+        AdminEmailHandler().emit(logging.LogRecord("django", logging.ERROR, "x.py", 1, "It broke", (), None))
+
+    asyncio.run(view())
+
+    assert "SynchronousOnlyOperation" in caplog.text
+
+
+def test_async_code_hears_that_it_cannot_queue(db):
+    async def view() -> None:
+        mail().send()
+
+    with pytest.raises(SynchronousOnlyOperation):
+        asyncio.run(view())
 
 
 def test_an_error_mail_is_queued(db, settings):
