@@ -106,6 +106,17 @@ def test_resolve_takes_what_the_provider_has_for_sent(doubted, simulator):
     assert DeliveryEvent.objects.get(delivery=delivery, status="sent").source == "poll"
 
 
+@pytest.mark.parametrize("secret", [True, False])
+def test_resolve_erases_a_secret_at_the_end(doubted, secret):
+    message = doubted(rate_reset_after=1)
+    change(message, secret=secret)
+    assert read(message).content
+
+    doubts.resolve()
+
+    assert (read(message).content is None) == secret
+
+
 @pytest.mark.parametrize("command", [["send_queued_mail"], ["relay", "--once"]], ids=" ".join)
 def test_who_sends_without_a_broker_looks_into_doubts_as_well(doubted, command):
     message = doubted(rate_reset_after=1)
