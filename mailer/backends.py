@@ -5,6 +5,8 @@ is an error at the call, never a loss later: so each mail is built here once, by
 """
 
 from collections.abc import Sequence
+from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from email.errors import MessageError
@@ -18,13 +20,14 @@ from anymail.message import AnymailMessage
 from anymail.utils import UNSET
 from django.conf import settings
 from django.contrib.auth.base_user import AbstractBaseUser
+from django.core.exceptions import SynchronousOnlyOperation
 from django.core.mail import BadHeaderError, EmailMessage, get_connection
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import Error as DatabaseError
 from django.db import transaction
 from django.utils.translation import get_language
 
-from mailer import content, files, outbox, providers, smtp
+from mailer import content, files, letters, outbox, providers, smtp
 from mailer.content import Frozen
 from mailer.exceptions import MailerError, TooLarge, TooManyRecipients, Unqueueable, Unsupported
 from mailer.kinds import PRIORITY
@@ -42,8 +45,9 @@ _MAX_FLOW: Final = 64
 # What makes a mail of its own for each recipient.
 MERGED: Final = ("template_id", "merge_data", "merge_global_data", "merge_metadata", "merge_headers")
 
-# What `fail_silently` is about: the mail, or the servers it needs. A mistake in the calling code is neither.
-REFUSED: Final = (MailerError, BadHeaderError, DatabaseError)
+# What `fail_silently` is about: the mail, or the servers it needs. A mistake in the calling code is neither; but that
+# it is async is no mistake of who logs an error there, which a handler mails.
+REFUSED: Final = (MailerError, BadHeaderError, DatabaseError, SynchronousOnlyOperation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +91,26 @@ class OutboxBackend(BaseEmailBackend):
             return sum(queue(email) for email in email_messages)
 
 
+# Set while a mail that is left out is logged: a handler that mails errors would mail that one, too, and so for ever.
+_logging: ContextVar[bool] = ContextVar("logging", default=False)
+
+
 def _queue_or_log(email: EmailMessage) -> bool:
     try:
         return queue(email)
     except REFUSED as error:
-        reason = str(error) if isinstance(error, MailerError) else ""
-        log.error("mail_not_queued", error_class=type(error).__name__, reason=reason)  # noqa: TRY400  # a traceback may quote the mail
+        if not _logging.get():
+            _log(error)
         return False
+
+
+def _log(error: Exception) -> None:
+    reason = str(error) if isinstance(error, MailerError) else ""
+    token = _logging.set(True)
+    try:
+        log.error("mail_not_queued", error_class=type(error).__name__, reason=reason)
+    finally:
+        _logging.reset(token)
 
 
 def queue(email: EmailMessage) -> bool:
@@ -175,7 +192,10 @@ def _try(provider: Provider, email: AnymailMessage, size: int, recipients: int) 
         raise TooLarge(f"{size} bytes, where {provider.largest} are the limit")
     if recipients > provider.recipients:
         raise TooManyRecipients(f"{recipients} recipients, where {provider.recipients} are the limit")
+    if missing := sorted(provider.requires - _given(email)):
+        raise Unsupported(f"nothing in {', '.join(missing)}")
     backend: Any = get_connection(provider.backend)
+    email = _without_ours(email) if "metadata" in provider.lacks else email
     if not isinstance(backend, AnymailBaseBackend):
         # Such a one takes MIME and nothing else: it would show all recipients to each of them, and fill no template.
         if merged := [name for name in MERGED if getattr(email, name, None) not in (None, UNSET)]:
@@ -191,3 +211,21 @@ def _try(provider: Provider, email: AnymailMessage, size: int, recipients: int) 
             payload.get_request_params(backend.api_url)
     except AnymailError as error:
         raise Unsupported(mask(" ".join(map(str, error.args)))) from None
+
+
+def _given(email: AnymailMessage) -> set[str]:
+    """Return which of the things are there that some provider requires; a template may have what a mail has not."""
+    has_template = getattr(email, "template_id", None) not in (None, UNSET)
+    given = {
+        "to": letters.addressed(email).to,
+        "subject": email.subject or has_template,
+        "body": email.body or email.alternatives or has_template,
+    }
+    return {name for name, is_there in given.items() if is_there}
+
+
+def _without_ours(email: AnymailMessage) -> AnymailMessage:
+    """Return a mail without what we have added to its metadata: we can do without where a provider lacks it."""
+    plain = copy(email)
+    plain.metadata = content.theirs(email.metadata) or UNSET
+    return plain

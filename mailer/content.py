@@ -16,7 +16,7 @@ from anymail.exceptions import AnymailInvalidAddress
 from anymail.message import AnymailMessage
 from anymail.utils import UNSET, EmailAddress, parse_address_list
 from django.core.exceptions import ValidationError
-from django.core.mail import EmailMessage
+from django.core.mail import EmailMessage, EmailMultiAlternatives
 
 from mailer import files, parts
 from mailer.exceptions import InvalidAddress, Unqueueable
@@ -26,11 +26,24 @@ from users.addresses import canonical, loosely_canonical
 
 RECIPIENTS: Final = ("to", "cc", "bcc")
 
+# What puts a mail together, by Django: whoever does it otherwise has parts that we do not know of.
+BUILDERS: Final = {
+    name: {getattr(EmailMessage, name, None), getattr(EmailMultiAlternatives, name)}
+    for name in vars(EmailMessage) | vars(EmailMultiAlternatives)
+    if name in {"message", "recipients"} or name.startswith("_create_")
+}
+
 # What a mail says in one line each: most of it stands in headers, and a newline makes sense in none of it.
 LINES: Final = ("subject", "from_email", "content_subtype", "mixed_subtype", "alternative_subtype", "encoding")
 
+# What `thaw` adds to the metadata: by these an event finds its delivery.
+OURS: Final = ("message_id", "correlation_id")
+
 # Anymail's additions, by its own list. `send_at` is not among them: the outbox waits, not the provider.
 ADDITIONS: Final = tuple(name for name, *_ in BasePayload.anymail_message_attrs if name != "send_at")
+
+# Those that say something of each recipient, by address.
+BY_RECIPIENT: Final = frozenset({"merge_data", "merge_metadata", "merge_headers"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +63,7 @@ def freeze(email: EmailMessage) -> Frozen:
     Raises `BadHeaderError` for a newline in what becomes a header, `InvalidAddress`, and `Unqueueable` for what has no
     JSON form.
     """
-    if type(email).message is not EmailMessage.message:
+    if any(getattr(type(email), name, None) not in ours for name, ours in BUILDERS.items()):
         raise Unqueueable(f"{type(email).__name__} builds its MIME itself: the outbox could not repeat that")
     kept: dict[str, bytes] = {}
     addresses = {name: _addresses(getattr(email, name), name) for name in (*RECIPIENTS, "reply_to")}
@@ -85,26 +98,32 @@ def thaw(message: Message, recipients: Sequence[str], read: parts.Read = files.r
     if "body" not in content:
         return _rendered(content, recipients, tags=[message.kind], metadata=ours)
     email = _whole(content, recipients, read)
-    # Ours win, also over what is said for each recipient: by them an event finds its delivery.
+    # Ours win, also over what is said for each recipient.
     email.metadata = {**(email.metadata if isinstance(email.metadata, Mapping) else {}), **ours}
     if isinstance(email.merge_metadata, Mapping):
-        email.merge_metadata = {
-            address: {name: value for name, value in metadata.items() if name not in ours}
-            for address, metadata in email.merge_metadata.items()
-        }
+        email.merge_metadata = {address: theirs(metadata) for address, metadata in email.merge_metadata.items()}
     return email
 
 
+def theirs(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata without what we add to it."""
+    return {name: value for name, value in metadata.items() if name not in OURS}
+
+
 def without(content: Mapping[str, Any], canonical_address: str) -> dict[str, Any]:
-    """Return frozen content that names an address, in canonical form, among its recipients no more."""
-    return {
-        **content,
-        **{
-            name: [entry for entry in content[name] if loosely_canonical(_bare(entry)) != canonical_address]
-            for name in RECIPIENTS
-            if name in content
-        },
+    """Return frozen content without an address, in canonical form, as a recipient, and without what is said of it."""
+    left: dict[str, Any] = {
+        name: [entry for entry in content[name] if loosely_canonical(_bare(entry)) != canonical_address]
+        for name in RECIPIENTS
+        if name in content
     }
+    if "additions" in content:
+        additions = json.loads(content["additions"])
+        for name in BY_RECIPIENT & additions.keys():
+            said = additions[name] or {}
+            additions[name] = {each: said[each] for each in said if loosely_canonical(each) != canonical_address}
+        left["additions"] = json.dumps(additions)
+    return {**content, **left}
 
 
 def _rendered(content: Mapping[str, Any], recipients: Sequence[str], **additions: Any) -> AnymailMessage:
@@ -140,7 +159,9 @@ def _whole(content: Mapping[str, Any], recipients: Sequence[str], read: parts.Re
 
 def _additions(email: EmailMessage) -> dict[str, Any]:
     found = {name: plain(value, name) for name in ADDITIONS if (value := getattr(email, name, UNSET)) is not UNSET}
-    line(found.get("envelope_sender"), "envelope_sender")
+    envelope = line(found.get("envelope_sender"), "envelope_sender")
+    if envelope is not None and len(_parsed(envelope, "envelope_sender")) > 1:
+        raise InvalidAddress("envelope_sender: holds several addresses")
     for of_recipient in (found.get("merge_headers") or {}).values():
         headers(of_recipient, "merge_headers")
     return found

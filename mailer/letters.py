@@ -3,6 +3,7 @@
 import functools
 import json
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
@@ -78,9 +79,8 @@ def _user_agent(path: str) -> str:
 def write(provider: Provider, claim: Claimed) -> Letter:
     """Have Anymail make the request for a message, with its idempotency key in it. Raises `Unsendable`."""
     email = content.thaw(claim.message, [recipient.address for recipient in claim.recipients])
-    if provider.over_http and not email.to and not email.cc and len(email.bcc) == 1:
-        # Who is left of a mail to several: APIs want somebody in `to`, and this one may know of themself.
-        email.to, email.bcc = email.bcc, []
+    if "to" in provider.requires or (provider.over_http and not email.cc):
+        email = addressed(email)
     for attribute in provider.lacks:
         setattr(email, attribute, UNSET)
     backend = backend_at(provider.backend)
@@ -98,6 +98,21 @@ def write(provider: Provider, claim: Claimed) -> Letter:
     except AnymailError as error:
         raise Unsendable(type(error).__name__) from error
     return Letter(claim, email, payload, parameters)
+
+
+def addressed(email: AnymailMessage) -> AnymailMessage:
+    """Return a mail with somebody in `to`, where that shows nobody to anyone who would not have known of them.
+
+    Who gets a copy is known to all; who gets a blind one may know of themself.
+    """
+    if email.to or not (email.cc or len(email.bcc) == 1):
+        return email
+    moved = copy(email)
+    if email.cc:
+        moved.to, moved.cc = email.cc, []
+    else:
+        moved.to, moved.bcc = email.bcc, []
+    return moved
 
 
 def request_for(provider: Provider, letters: Sequence[Letter]) -> Request:

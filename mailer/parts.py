@@ -5,6 +5,7 @@ latter the headers are kept apart from the body, so that an image which stands i
 Content-ID, is one file; and its body as it was before it was encoded, so that it is the same one as an attachment.
 """
 
+import re
 from base64 import encodebytes
 from collections.abc import Callable, Sequence
 from email import message_from_bytes
@@ -13,7 +14,7 @@ from email.message import Message
 from email.mime.base import MIMEBase
 from email.policy import Policy, compat32
 from io import BytesIO
-from typing import Any
+from typing import Any, Final
 
 from anymail.utils import SMTP7BIT
 from django.core.mail import EmailAlternative, EmailAttachment, EmailMessage
@@ -23,6 +24,8 @@ from django.utils.functional import Promise
 from mailer import files
 from mailer.exceptions import Unqueueable
 from mailer.plain import encoded, line, plain
+
+LINE_END: Final = re.compile(rb"\r\n|\r|\n")
 
 Files = dict[str, bytes]
 Read = Callable[[str], bytes]
@@ -93,14 +96,24 @@ def _content(content: Any) -> Any:
 
 
 def _take_mime(part: MIMEBase, kept: Files) -> dict[str, Any]:
-    buffer = BytesIO()
-    BytesGenerator(buffer, mangle_from_=False).flatten(part)
-    _, _, body = (b"\n" + buffer.getvalue()).partition(b"\n\n")
+    body = _body(part)
     # Read after the above, which is what gives a multipart its boundary.
     headers = [[name, _header(value)] for name, value in part.raw_items()]
-    decoded: Any = b"" if part.is_multipart() else part.get_payload(decode=True)
+    decoded: Any = b"" if part.is_multipart() else part.get_payload(decode=True) or b""
     in_base64 = encodebytes(decoded) == body
+    if not in_base64 and LINE_END.sub(b"\n", decoded) == body:
+        body = decoded  # with the line ends it had: those of a calendar are CRLF, and APIs pass them on
     return {"headers": headers, "base64": in_base64, "file": _keep(decoded if in_base64 else body, kept)}
+
+
+def _body(part: MIMEBase) -> bytes:
+    """Return what stands below the headers. Raises `Unqueueable` for text that was never encoded."""
+    buffer = BytesIO()
+    try:
+        BytesGenerator(buffer, mangle_from_=False).flatten(part)
+    except UnicodeEncodeError:
+        raise Unqueueable("attachments: a part holds text that is not encoded") from None
+    return (b"\n" + buffer.getvalue()).partition(b"\n\n")[2]
 
 
 def _header(value: Any) -> str:

@@ -95,6 +95,26 @@ def listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
 
 
+# Days that a command takes, a thousand years: before and after them PostgreSQL's and Python's time ends.
+MOST_DAYS = 365_000
+
+
+def days(text: str) -> float:
+    """Read a number of days. Raises `ValueError` for what is none, or for too many; argparse names this function."""
+    number = float(text)
+    if not 0 <= number <= MOST_DAYS:
+        raise ValueError
+    return number
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds, more than 0. Raises `ValueError`; argparse names this function."""
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
 def moment(text: str) -> datetime:
     """Read a time in ISO 8601, in UTC unless it says otherwise. Raises `ValueError`; argparse names this function."""
     time = datetime.fromisoformat(text)

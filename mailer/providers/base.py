@@ -97,11 +97,12 @@ class Provider:
 
     `needs` and `takes` name Anymail's settings: those it cannot do without, and others; `fixed` are settings with the
     values they always have here. `lacks` names the attributes of Anymail's message that it cannot send and we can do
-    without. Without `over_http`, its Django backend sends, in a thread. `refusals` says what a status means where it
-    means something else than at most providers (`verdicts.BY_STATUS`); `errors` the same for the first code in it that
-    one of the paths `error_codes` leads to in the body. `largest` is what one message may weigh, in bytes, `recipients`
-    how many it may have. `slowest` is for how many seconds one request may be under way. One that `tells` can be asked
-    later what became of a mail (`webhooks.polls`).
+    without. `requires` names what it refuses a mail without: somebody in `to`; a `subject` and a `body`, unless these
+    are a template's. Without `over_http`, its Django backend sends, in a thread. `refusals` says what a status means
+    where it means something else than at most providers (`verdicts.BY_STATUS`); `errors` the same for the first code in
+    it that one of the paths `error_codes` leads to in the body. `largest` is what one message may weigh, in bytes,
+    `recipients` how many it may have. `slowest` is for how many seconds one request may be under way. One that `tells`
+    can be asked later what became of a mail (`webhooks.polls`).
     """
 
     name: str
@@ -110,6 +111,7 @@ class Provider:
     takes: tuple[str, ...] = ()
     fixed: Mapping[str, Any] = field(default_factory=dict)
     lacks: frozenset[str] = frozenset()
+    requires: frozenset[str] = frozenset()
     over_http: bool = True
     key: Key | None = None
     search: Search | None = None

@@ -5,6 +5,7 @@ that failed, which does not say how far it got.
 https://documentation.mailgun.com/docs/mailgun/user-manual/events/filter-field: events are filtered by address, tag
 or Mailgun's own id, not by our variables. Batch sending is one content for many.
 https://documentation.mailgun.com/docs/mailgun/user-manual/sending-messages/send-http: 25 MB, 1,000 recipients.
+https://github.com/mailgun/mailgun-go/issues/142: somebody in `to`; and text or HTML.
 """
 
 from mailer.providers.base import Provider
@@ -15,6 +16,7 @@ PROVIDER = Provider(
     backend="anymail.backends.mailgun.EmailBackend",
     needs=("MAILGUN_API_KEY",),
     takes=("MAILGUN_API_URL", "MAILGUN_SENDER_DOMAIN"),
+    requires=frozenset({"to", "body"}),
     refusals={
         402: Verdict.AMBIGUOUS,
         404: Verdict.CONFIGURATION,  # a sender domain that it does not know, or the other region's

@@ -4,6 +4,7 @@ https://dev.mailjet.com/email/reference/send-emails/: 50 messages a call; one th
 and the status of the whole is then 400. No idempotency: a repeated `CustomID` is a second mail.
 https://dev.mailjet.com/email/reference/messages/: `CustomID` can be searched, `EventPayload` (Anymail's metadata)
 cannot. The page promises no time by which a message can be found.
+https://github.com/mailjet/mailjet-apiv3-nodejs/pull/122: text or HTML. Anymail refuses what has nobody in `to`.
 https://dev.mailjet.com/email/guides/send-api-v31/: each refusal in `Errors` has a status of its own; 15 MB.
 """
 
@@ -57,6 +58,7 @@ PROVIDER = Provider(
     backend="anymail.backends.mailjet.EmailBackend",
     needs=("MAILJET_API_KEY", "MAILJET_SECRET_KEY"),
     takes=("MAILJET_API_URL",),
+    requires=frozenset({"to", "body"}),
     search=Search(request=_search, found=_found, complete_after=None, field=("Globals", "CustomID")),
     batch=Batch(endpoint="send", path="send", most=50, join=_join, split=_split, largest=15_000_000),
     largest=15_000_000,

@@ -1,8 +1,8 @@
 """Postal.
 
 https://github.com/postalserver/postal, app/controllers/legacy_api: the status is always 200, and the `status` in
-the body says how it went; `data.code` says what is wrong. 50 recipients each in To, Cc and Bcc. No metadata, no
-idempotency, no search.
+the body says how it went; `data.code` says what is wrong. 50 recipients each in To, Cc and Bcc. Text or HTML. No
+metadata, no idempotency, no search.
 """
 
 from mailer.providers.base import Provider
@@ -12,6 +12,7 @@ PROVIDER = Provider(
     name="postal",
     backend="anymail.backends.postal.EmailBackend",
     needs=("POSTAL_API_KEY", "POSTAL_API_URL"),
+    requires=frozenset({"body"}),
     lacks=frozenset({"metadata"}),
     error_codes=(("data", "code"), ("status",)),
     errors={

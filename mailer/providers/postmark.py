@@ -2,8 +2,8 @@
 
 https://postmarkapp.com/developer/api/overview: no idempotency mechanism; 401 for a bad token, 422 with an `ErrorCode`
 for a message, 429 over the rate limit, 500 and 503 for trouble of its own; 10 MB.
-https://postmarkapp.com/developer/api/email-api: 50 recipients. A batch is answered with 200 and, in order, with what
-became of each of up to 500 messages; 50 MB.
+https://postmarkapp.com/developer/api/email-api: 50 recipients; text or HTML. A batch is answered with 200 and, in
+order, with what became of each of up to 500 messages; 50 MB.
 https://postmarkapp.com/support/article/1125-custom-metadata-faq: messages are found by one field of their metadata.
 """
 
@@ -42,6 +42,7 @@ PROVIDER = Provider(
     backend="anymail.backends.postmark.EmailBackend",
     needs=("POSTMARK_SERVER_TOKEN",),
     takes=("POSTMARK_API_URL", "POSTMARK_MESSAGE_STREAM"),
+    requires=frozenset({"body"}),
     # The page promises no time by which a message can be found; these minutes are ours.
     search=Search(request=_search, found=_found, complete_after=timedelta(minutes=10)),
     batch=Batch(endpoint="email", path="email/batch", most=500, join=as_list, split=_split, largest=50_000_000),

@@ -4,7 +4,8 @@ https://resend.com/docs/dashboard/emails/idempotency-keys: the `Idempotency-Key`
 says that a request with this key is under way, or that it was used with another body.
 https://resend.com/docs/api-reference/errors: the meaning of the other statuses; quotas that are used up answer 429, as
 the rate limit does, and a domain that is not verified 403.
-https://resend.com/docs/api-reference/emails/send-email: 50 recipients, 40 MB once encoded.
+https://resend.com/docs/api-reference/emails/send-email: 50 recipients, 40 MB once encoded; somebody in
+`to`, a subject, and text or HTML.
 https://resend.com/docs/api-reference/emails/send-batch-emails: up to 100 messages, neither attachments nor a time to
 send at, under one key for all.
 https://resend.com/docs/dashboard/emails/batch-validation-modes: a permissive batch is taken but for the messages that
@@ -49,6 +50,7 @@ PROVIDER = Provider(
     backend="anymail.backends.resend.EmailBackend",
     needs=("RESEND_API_KEY",),
     takes=("RESEND_API_URL",),
+    requires=frozenset({"to", "subject", "body"}),
     # An hour less than it holds, for clocks that differ and for the time a request takes.
     key=Key(header="Idempotency-Key", lifetime=timedelta(hours=23)),
     batch=Batch(

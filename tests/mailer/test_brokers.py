@@ -260,14 +260,18 @@ ONLY_RABBITMQ = pytest.mark.parametrize(
 
 
 @ONLY_RABBITMQ
-def test_rabbitmq_says_that_it_refused_a_hint(broker, line, monkeypatch):
+@pytest.mark.parametrize("by", ["the doorbell", "beat"])
+def test_rabbitmq_says_that_it_refused_a_hint(broker, line, monkeypatch, by):
     """A full queue answers a publication with a nack, which only a channel in confirm mode gets."""
     monkeypatch.setitem(settings.CELERY_TASK_ROUTES, doorbell.DELIVER, {"queue": "narrow"})
     full = {"x-max-length": 1, "x-overflow": "reject-publish"}
 
     def fill():
         for _ in range(10):
-            line.publish()
+            if by == "beat":
+                tasks.deliver.apply_async(queue="narrow", retry=False)
+            else:
+                line.publish()
 
     with spoken_to(broker.url, queues=["narrow"], **full), pytest.raises((KombuError, MessageNacked)):
         fill()

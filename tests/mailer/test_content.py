@@ -148,6 +148,8 @@ def mime_part(headers: dict[str, str], payload: bytes, *, multipart: bool) -> MI
     part = MIMEApplication(payload, Name="a.bin")
     if multipart:
         part = MIMEMultipart("related", None, [part, MIMEText("tëxt\n.\nFrom here"), MIMEText("plain")])
+    elif not payload:
+        part = MIMEText("plain\r\nlines\rof all\nkinds")
     for name, value in headers.items():
         part[name] = value
     return part
@@ -261,6 +263,10 @@ MAILS = {
         attachments=[MIMEApplication(b"a=b \xff", _encoder=encoders.encode_quopri)]
     ),
     "a line that a mailbox would escape": lambda: mail(attachments=[MIMEText("a\nFrom here\n")]),
+    "lines that end as the standard of their type has it": lambda: mail(
+        attachments=[MIMEText("BEGIN:VCALENDAR\r\nEND:VCALENDAR\r\n", "calendar"), MIMEText("a\rb\n\r\n")]
+    ),
+    "the same beyond ASCII": lambda: mail(attachments=[MIMEApplication(b"\xff\r\n", _encoder=encoders.encode_noop)]),
     "a part as it is": lambda: mail(attachments=[MIMEApplication(b"a \xff b", _encoder=encoders.encode_noop)]),
     "parts in a part": lambda: mail(attachments=[MIMEMultipart("mixed", None, [MIMEText("ü"), MIMEApplication(PDF)])]),
     "a mail in a part": lambda: mail(attachments=[MIMEMessage(mail(headers=WHEN).message())]),
@@ -288,6 +294,12 @@ def test_freeze_and_thaw_keep(db, case):
 def test_freeze_a_mail_with_files_of_its_own(db, as_mime):
     inner = mail(headers=WHEN, body="ü", attachments=[("a.pdf", PDF, None)])
     email = mail(attachments=[(None, inner.message() if as_mime else inner, "message/rfc822")])
+
+    assert mime(thawed(email)) == mime(email)
+
+
+def test_freeze_a_part_with_nothing_in_it(db):
+    email = mail(attachments=[MIMEBase("application", "x-nothing")])
 
     assert mime(thawed(email)) == mime(email)
 
@@ -361,6 +373,24 @@ def test_freeze_names_each_recipient_once(db):
     frozen = content.freeze(mail(to=["Ada <Ada@example.com>"], cc=["b@example.com"], bcc=["ada@EXAMPLE.com"]))
 
     assert frozen.recipients == ("Ada@example.com", "b@example.com")
+
+
+def test_without_an_address_nothing_is_said_of_it():
+    by_recipient = {"Ada@example.com": {"X-Name": "Ada"}, "bob@example.com": {"X-Name": "Bob"}}
+    email = mail(
+        to=["Ada <ada@example.com>", "bob@example.com"],
+        merge_data=by_recipient,
+        merge_metadata=by_recipient,
+        merge_headers=by_recipient,
+        merge_global_data={"shop": "Tea"},
+    )
+
+    left = content.without(content.freeze(email).content, "ada@example.com")
+
+    assert "ada@" not in json.dumps(left).casefold()
+    other = content.thaw(Message(kind="custom", content=left), ["bob@example.com"])
+    assert (other.to, other.merge_global_data) == (["bob@example.com"], {"shop": "Tea"})
+    assert other.merge_data == other.merge_metadata == other.merge_headers == {"bob@example.com": {"X-Name": "Bob"}}
 
 
 # --- Thaw -----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from mailer import suppressions
+from mailer.models import Suppression
 from tests.mailer.conftest import change, enqueue, read
 
 
@@ -33,13 +34,29 @@ def test_suppress_address_and_release_it(db, capsys):
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "said"),
     [
-        {"address": "ada"},
-        {"address": "a@b.example", "days": -1.0},
-        {"address": "a@b.example", "days": 1.0, "release": True},
+        (["ada"], "valid email"),
+        # As it stands in a mail program: nobody's mail goes to that, so it would hold back nobody.
+        (["Ada <ada@example.com>"], "valid email"),
+        (["ada@example.com, bob@example.com"], "valid email"),
+        (["a@b.example", "--days", "0"], "more than 0"),
+        (["a@b.example", "--days", "-1"], "--days"),
+        (["a@b.example", "--days", "nan"], "--days: invalid days value"),
+        (["a@b.example", "--days", "1e9"], "--days: invalid days value"),
+        (["a@b.example", "--days", "1", "--release"], "not with --release"),
     ],
 )
-def test_suppress_address_says_what_is_wrong(db, options):
-    with pytest.raises(CommandError):
-        call_command("suppress_address", options.pop("address"), **options)
+def test_suppress_address_says_what_is_wrong(db, options, said):
+    with pytest.raises(CommandError, match=said):
+        call_command("suppress_address", *options)
+
+    assert not Suppression.objects.exists()
+
+
+def test_release_what_a_provider_has_reported_in_a_form_of_its_own(db):
+    suppressions.suppress("Ada <ada@example.com>", "hard_bounce", source="postmark")
+
+    call_command("suppress_address", "ada <ADA@example.com>", release=True)
+
+    assert Suppression.objects.exclude(released_at=None).count() == 1

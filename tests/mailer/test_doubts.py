@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.core.management import call_command
 from django.db.models.functions import Now
 from structlog.testing import capture_logs
 
@@ -103,6 +104,26 @@ def test_resolve_takes_what_the_provider_has_for_sent(doubted, simulator):
     assert (row.state, row.inquire_at) == ("sent", None)
     assert (delivery.status, delivery.esp_message_id) == ("sent", mail["id"])
     assert DeliveryEvent.objects.get(delivery=delivery, status="sent").source == "poll"
+
+
+@pytest.mark.parametrize("secret", [True, False])
+def test_resolve_erases_a_secret_at_the_end(doubted, secret):
+    message = doubted(rate_reset_after=1)
+    change(message, secret=secret)
+    assert read(message).content
+
+    doubts.resolve()
+
+    assert (read(message).content is None) == secret
+
+
+@pytest.mark.parametrize("command", [["send_queued_mail"], ["relay", "--once"]], ids=" ".join)
+def test_who_sends_without_a_broker_looks_into_doubts_as_well(doubted, command):
+    message = doubted(rate_reset_after=1)
+
+    call_command(*command)
+
+    assert read(message).state == "sent"
 
 
 def test_resolve_asks_again_while_the_provider_may_not_know_yet(doubted):

@@ -65,6 +65,17 @@ def age(*contents: bytes, by: timedelta) -> None:
 # --- Keep and read --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("storage", ["disk"], indirect=True)
+def test_keep_brings_a_file_and_its_folders_to_the_disk(db, tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), fsync(file)))
+
+    keep(enqueue(), LOGO)
+
+    path = tmp_path / files._path(files.digest_of(LOGO))
+    assert synced == [each.stat().st_ino for each in (path, *path.parents[:3])]
+
+
 def test_keep_stores_what_is_read(db):
     keep(enqueue(), LOGO, b"")
 

@@ -73,8 +73,9 @@ def test_a_mail_of_another_kind_is_no_verification_mail(db):
 
 
 @pytest.mark.parametrize("fields", [{}, {"email_verified_at": timezone.now()}])
-def test_who_may_not_log_in_gets_nothing(db, fields):
-    write("ada", is_active=False, **fields)
+@pytest.mark.parametrize("flags", [{"is_active": False}, {"is_service": True}], ids=str)
+def test_who_may_not_log_in_and_what_is_no_person_gets_nothing(db, flags, fields):
+    write("ada", **flags, **fields)
 
     assert fill() == {"verification": 0, "welcome": 0}
 

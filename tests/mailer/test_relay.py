@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.db.models.functions import Now
 
@@ -30,6 +30,17 @@ def sessions(name: str = NAME) -> dict[int, str]:
             [name],
         )
         return dict(cursor.fetchall())
+
+
+def has_nothing_to_do(name: str = NAME) -> bool:
+    """Tell whether no database session of a program has said anything for a second: between two rounds it says much."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT bool_and(state = 'idle' AND clock_timestamp() - state_change > interval '1 s')"
+            " FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s",
+            [name],
+        )
+        return cursor.fetchone() == (True,)
 
 
 def terminate(pid: int) -> None:
@@ -74,7 +85,7 @@ def test_relay_sends_without_a_broker(started, simulator):
 
 def test_relay_wakes_as_a_message_is_committed(started, simulator):
     with started():
-        wait_until(lambda: any(state.startswith("idle") for state in sessions().values()))
+        wait_until(has_nothing_to_do)
         messages = [enqueue() for _ in range(3)]
 
         wait_until(lambda: sent(*messages))
@@ -144,6 +155,12 @@ def test_relay_once_sweeps_and_drains_and_ends(db, simulator):
     call_command("relay", "--once")
 
     assert sent(waiting, left)
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "nan", "inf", "soon"])
+def test_relay_with_an_interval_in_which_it_could_send_nothing(interval):
+    with pytest.raises(CommandError, match="--interval: invalid seconds value"):
+        call_command("relay", f"--interval={interval}", "--once")
 
 
 @pytest.mark.django_db(transaction=True)

@@ -226,6 +226,10 @@ def test_a_kind_overrides_reasons_that_exist():
     assert not any(Reason.HARD_BOUNCE in kind.despite for kind in KINDS.values())
 
 
+def test_what_is_not_about_an_accounts_safety_overrides_nothing():
+    assert {name for name, kind in KINDS.items() if not kind.despite} == {"welcome", "custom", "test"}
+
+
 def test_of_two_recipients_the_other_still_gets_it(db, simulator):
     message = enqueue(ADA)
     open_delivery(message, "eve@example.com")

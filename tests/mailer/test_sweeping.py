@@ -105,7 +105,8 @@ def test_sweep_keeps_a_doubt_of_before_the_lapsed_lease(db):
 )
 def test_sweep_quarantines_a_message_that_crashed_workers(db, provider, state, status):
     message = enqueue(kind="verification")
-    change(message, crashes=(sweeping.MAX_CRASHES if provider else sweeping.MAX_CRASHES_UNSENT) - 1)
+    crashes = sweeping.MAX_CRASHES if provider else sweeping.MAX_CRASHES_UNSENT
+    change(message, crashes=crashes - 1, content={"text": "a link"})
     if provider:
         intend_one(message, provider)
     else:
@@ -117,7 +118,7 @@ def test_sweep_quarantines_a_message_that_crashed_workers(db, provider, state, s
     row = read(message)
     assert (row.state, row.crashes) == (state, 3 if provider else 10)
     assert delivery_of(message).status == status
-    assert (row.finished_at is not None) == (state == "dead")
+    assert (row.finished_at is not None) == (row.content is None) == (state == "dead")
 
 
 def test_sweep_expires_what_waits_past_its_deadline(db):

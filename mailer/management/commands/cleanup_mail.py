@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from mailer import retention
-from mailer.management.console import listed, progress
+from mailer.management.console import days, listed, progress
 
 
 class Command(BaseCommand):
@@ -64,11 +64,3 @@ class Command(BaseCommand):
             taken = retention.cleanup(rules, seen=bar.update)
         for name, count in taken.items():
             self.stdout.write(f"{name}: {count}")
-
-
-def days(text: str) -> float:
-    """Read a number of days. Raises `ValueError` for what is none; argparse then names this function."""
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise ValueError
-    return number

@@ -12,7 +12,7 @@ from django.db import connection
 
 from mailer import doubts, outbox, sender, sweeping
 from mailer.exceptions import DATABASE_LOST
-from mailer.management.console import heeding
+from mailer.management.console import heeding, seconds
 
 log = structlog.get_logger(__name__)
 
@@ -33,7 +33,7 @@ class Command(BaseCommand):
         """Take the interval."""
         parser.add_argument(
             "--interval",
-            type=float,
+            type=seconds,
             default=5.0,
             metavar="SECONDS",
             help="the longest time between two sweeps (default: %(default)s)",

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
+from django.utils import translation
 
 from mailer import operators, outbox
 from mailer.models import DeliveryStatus, Message
@@ -19,6 +20,15 @@ from users.addresses import canonical
 LOOK = 0.2
 # Seconds that --wait waits where it is not told.
 PATIENCE = 30.0
+
+
+def language(text: str) -> str:
+    """Read a language that some mail is in, also as a country speaks it. Raises `ValueError` for any other."""
+    try:
+        translation.get_supported_language_variant(translation.to_language(text))
+    except LookupError:
+        raise ValueError from None
+    return text
 
 
 class Command(BaseCommand):
@@ -34,7 +44,11 @@ class Command(BaseCommand):
         parser.add_argument("address", help="who gets it")
         parser.add_argument("--provider", choices=settings.MAIL_PROVIDERS, help="through this one only")
         parser.add_argument(
-            "--locale", default=settings.LANGUAGE_CODE, metavar="LANGUAGE", help="in this language, such as de-AT"
+            "--locale",
+            type=language,
+            default=settings.LANGUAGE_CODE,
+            metavar="LANGUAGE",
+            help="in this language, such as de-AT",
         )
         parser.add_argument(
             "--wait",
@@ -52,28 +66,33 @@ class Command(BaseCommand):
         except ValidationError as error:
             raise CommandError(" ".join(error.messages)) from error
         with transaction.atomic():
-            message = outbox.enqueue("test", address, dedupe_key=f"test:{uuid4()}", locale=locale)
+            message = outbox.enqueue("test", address.strip(), dedupe_key=f"test:{uuid4()}", locale=locale)
             if message and provider:
                 operators.pin(message.pk, provider)
         delivery = DeliveryStatus.objects.get(message=message)
-        self.stdout.write(f"message {delivery.message_id}, delivery {delivery.pk}")
+        self._say(f"message {delivery.message_id}, delivery {delivery.pk}")
         if wait is not None:
             self._watch(delivery, wait)
 
+    def _say(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()  # a pipe would keep it until the end
+
     def _watch(self, delivery: DeliveryStatus, seconds: float) -> None:
         """Show each status. Raises `CommandError` where it ends badly, or not in time."""
-        end, shown = time.monotonic() + seconds, ""
+        end, shown, message = time.monotonic() + seconds, "", delivery.message
         while time.monotonic() < end:
-            delivery.refresh_from_db()
+            # In this order: what has stopped the message, its delivery was told with it, and that is shown.
+            message.refresh_from_db(fields=["state", "error_class"])
+            delivery.refresh_from_db(fields=["status", "status_rank", "provider", "esp_message_id", "sent_at"])
             if delivery.status != shown:
                 shown = delivery.status
-                self.stdout.write(" ".join(filter(None, (shown, delivery.provider, delivery.esp_message_id))))
-            if delivery.status_rank >= ACCEPTED_RANK or delivery.message.state in operators.STOPPED:
+                self._say(" ".join(filter(None, (shown, delivery.provider, delivery.esp_message_id))))
+            if delivery.status_rank >= ACCEPTED_RANK or message.state in operators.STOPPED:
                 break
             time.sleep(LOOK)
-            delivery.message.refresh_from_db(fields=["state", "error_class"])
         if delivery.sent_at is None:
-            raise CommandError(self._reason(delivery.message, seconds))
+            raise CommandError(self._reason(message, seconds))
 
     @staticmethod
     def _reason(message: Message, seconds: float) -> str:

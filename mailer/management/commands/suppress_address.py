@@ -4,11 +4,14 @@ from argparse import ArgumentParser
 from datetime import timedelta
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from mailer import suppressions
+from mailer.management.console import days as number_of_days
 from mailer.models import Suppression
+from users.addresses import canonical
 
 
 class Command(BaseCommand):
@@ -25,7 +28,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--reason", choices=Suppression.Reason.values, help="why (default: manual); with --release: only this one"
         )
-        parser.add_argument("--days", type=float, metavar="N", help="for so long (default: for ever)")
+        parser.add_argument("--days", type=number_of_days, metavar="N", help="for so long (default: for ever)")
         parser.add_argument("--detail", default="", help="a note for whoever looks at it later")
         parser.add_argument("--release", action="store_true", help="mail it again")
 
@@ -33,8 +36,6 @@ class Command(BaseCommand):
         self, *, address: str, reason: str | None, days: float | None, detail: str, release: bool, **_: Any
     ) -> None:
         """Do it, and say what has changed."""
-        if "@" not in address:
-            raise CommandError("That is no address.")
         if days is not None and (release or days <= 0):
             raise CommandError("--days is how long it is suppressed: more than 0, and not with --release.")
         if release:
@@ -43,6 +44,11 @@ class Command(BaseCommand):
             )
             self.stdout.write(f"{count} suppressions released.")
             return
+        try:
+            # What is no address would hold back nobody, such as one with a name before it.
+            canonical(address)
+        except ValidationError as error:
+            raise CommandError(" ".join(error.messages)) from error
         is_new = suppressions.suppress(
             address,
             reason or Suppression.Reason.MANUAL,

@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import pytest
+from anymail.exceptions import AnymailNotSupportedWarning
+from anymail.message import AnymailMessage
 
-from mailer import routing
+from mailer import routing, sender
 from mailer.exceptions import TooLarge, TooManyRecipients, Unsupported
 from mailer.models import Attachment, Message
 from mailer.providers import PROVIDERS
 from tests.mailer.backends.conftest import mail, queued, templated
+from tests.mailer.conftest import change
 
 
 @pytest.fixture
@@ -19,6 +22,18 @@ def limits(monkeypatch):
         monkeypatch.setitem(PROVIDERS, name, replace(PROVIDERS[name], **facts))
 
     return limit
+
+
+@pytest.fixture
+def alone(settings):
+    """Let one provider be all there is."""
+
+    def alone(name: str) -> None:
+        provider = PROVIDERS[name]
+        needed = {each: "https://api.example.com/v1" if each.endswith("_URL") else "value" for each in provider.needs}
+        settings.ANYMAIL, settings.MAIL_PROVIDERS = {**provider.fixed, **needed}, [name]
+
+    return alone
 
 
 def test_a_mail_that_one_provider_cannot_take_goes_to_the_other(db):
@@ -41,6 +56,71 @@ def test_a_mail_goes_only_where_its_kind_may(db, settings):
     assert queued(mail()).context == {}
     with pytest.raises(Unsupported, match="resend: "):
         queued(templated())
+
+
+@pytest.mark.filterwarnings(f"ignore::{AnymailNotSupportedWarning.__module__}.AnymailNotSupportedWarning")
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_a_plain_mail_may_go_through_any_provider(db, alone, name):
+    alone(name)
+
+    assert queued(mail()).context == {}
+
+
+@pytest.mark.parametrize("name", sorted(name for name, provider in PROVIDERS.items() if provider.lacks))
+def test_metadata_that_a_provider_lacks_is_an_error_where_it_is_the_callers(db, alone, name):
+    alone(name)
+
+    with pytest.raises(Unsupported, match=f"{name}: .*metadata"):
+        AnymailMessage("s", "b", None, ["ada@example.com"], metadata={"order": 7}).send()
+
+    assert not Message.objects.exists()
+
+
+# Mails that want for one thing each.
+WANTING = {
+    "to": lambda: mail(to=[], bcc=["ada@example.com", "bob@example.com"]),
+    "subject": lambda: mail(subject=""),
+    "body": lambda: mail(body="", attachments=[("a.txt", "b", "text/plain")]),
+}
+
+
+@pytest.mark.parametrize("what", WANTING)
+@pytest.mark.parametrize("name", ["resend", "postmark"])
+def test_a_mail_is_refused_at_the_call_just_where_the_provider_would_refuse_it(db, simulator, settings, name, what):
+    settings.MAIL_PROVIDERS = [name]
+    email = WANTING[what]()
+    if what in PROVIDERS[name].requires:
+        with pytest.raises(Unsupported, match=f"{name}: nothing in {what}"):
+            email.send()
+        settings.MAIL_PROVIDERS = ["smtp", name]
+        assert queued(email).context == {"providers": ["smtp"]}
+        change(Message.objects.get(), context={"providers": [name]})
+    else:
+        queued(email)
+
+    sender.drain()
+
+    assert Message.objects.get().state == ("dead" if what in PROVIDERS[name].requires else "sent")
+
+
+def test_a_template_has_a_subject_and_a_body_of_its_own(db, alone):
+    alone("mailersend")
+
+    assert queued(templated()).context == {}
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    "email", [mail(to=[], cc=["ada@example.com", "bob@example.com"]), mail(to=[], bcc=["ada@example.com"])]
+)
+def test_who_gets_a_copy_alone_is_who_it_is_to_where_a_provider_wants_somebody(simulator, settings, email):
+    settings.MAIL_PROVIDERS = ["resend"]
+    message = queued(email)
+
+    sender.drain()
+
+    (accepted,) = simulator.accepted(message.pk)
+    assert accepted["to"] == email.recipients()
 
 
 def test_what_is_unsupported_may_be_ignored(db, settings):

@@ -153,6 +153,13 @@ def test_options_say_how_it_is_treated(db):
     assert DeliveryStatus.objects.get(message=message).status == "scheduled"
 
 
+def test_the_options_time_wins_over_anymails(db):
+    email = AnymailMessage("s", "b", None, ["ada@example.com"], send_at=datetime(2030, 1, 2, tzinfo=UTC))
+    email.outbox = Options(run_at=datetime(2031, 1, 2, tzinfo=UTC))
+
+    assert queued(email).run_at == datetime(2031, 1, 2, tzinfo=UTC)
+
+
 def test_a_dedupe_key_is_queued_once(db):
     for expected in (1, 0):
         email = mail(attachments=[("a.txt", "text", "text/plain")])
@@ -181,4 +188,5 @@ def test_the_outbox_waits_not_the_provider(db, send_at, run_at):
     message = queued(AnymailMessage("s", "b", None, ["ada@example.com"], send_at=send_at))
 
     assert message.run_at == run_at
+    assert DeliveryStatus.objects.get().status == "scheduled"
     assert not isinstance(content.thaw(message, ["ada@example.com"]).send_at, datetime)

@@ -1,10 +1,13 @@
 """What cannot be queued is an error at the call, and names no address."""
 
+from email.mime.base import MIMEBase
+
 import pytest
 from anymail.message import AnymailMessage
 from django.core.mail import (
     BadHeaderError,
     EmailMessage,
+    EmailMultiAlternatives,
 )
 
 from mailer.backends import Options
@@ -30,11 +33,34 @@ def encoded(encoding: str, body: str) -> EmailMessage:
     return email
 
 
-def as_text(to: str) -> EmailMessage:
-    email = mail(bcc=["eve@example.com"])
-    email.recipients = lambda: [to]
-    email.to = to
+def as_text(address: str) -> EmailMessage:
+    email = mail()
+    email.reply_to = address
     return email
+
+
+class Related(EmailMultiAlternatives):
+    """Attaches images beside those that Django knows of, as some packages do."""
+
+    def _create_message(self, msg):
+        return super()._create_message(msg)
+
+
+class Elsewhere(EmailMessage):
+    """Goes to others than it says."""
+
+    def recipients(self):
+        return ["eve@example.com"]
+
+
+def enveloped(sender: str) -> AnymailMessage:
+    return AnymailMessage("s", "b", None, ["ada@example.com"], envelope_sender=sender)
+
+
+def unencoded() -> MIMEBase:
+    part = MIMEBase("text", "plain")
+    part.set_payload("ü")
+    return part
 
 
 REFUSED = {
@@ -65,6 +91,13 @@ REFUSED = {
     "an open file": (Unqueueable, lambda: attached(("a.txt", open, "text/plain"))),
     "no attachment": (Unqueueable, lambda: attached("a.txt")),
     "MIME of its own": (Unqueueable, lambda: Signed("s", "b", None, ["ada@example.com"])),
+    "parts of its own": (Unqueueable, lambda: Related("s", "b", None, ["ada@example.com"])),
+    "recipients of its own": (Unqueueable, lambda: Elsewhere("s", "b", None, ["ada@example.com"])),
+    "text of a part that is not encoded": (Unqueueable, lambda: attached(unencoded())),
+    "no sender of the envelope": (InvalidAddress, lambda: enveloped("")),
+    "no address for the envelope": (InvalidAddress, lambda: enveloped("a b")),
+    "two senders of the envelope": (InvalidAddress, lambda: enveloped("a@example.com, b@example.com")),
+    "newline in the envelope": (BadHeaderError, lambda: enveloped("a@example.com\n")),
     "an encoding that lacks its letters": (Unqueueable, lambda: encoded("ascii", "ü")),
     "an encoding that does not exist": (Unqueueable, lambda: encoded("klingon", "ü")),
     "a template, where no provider has them": (Unsupported, templated),
@@ -75,8 +108,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", sorted(REFUSED))
-def test_what_cannot_be_queued_is_an_error_at_the_call(db, settings, case):
-    settings.MAIL_PROVIDERS = ["resend"]
+@pytest.mark.parametrize("provider", ["resend", "smtp"])
+def test_what_cannot_be_queued_is_an_error_at_the_call(db, settings, case, provider):
+    settings.MAIL_PROVIDERS = [provider]
     error, make = REFUSED[case]
 
     with pytest.raises(error) as caught:

@@ -1,8 +1,10 @@
 """What `fail_silently` leaves out, and mails of errors while something fails."""
 
+import asyncio
 import logging
 
 import pytest
+from django.core.exceptions import SynchronousOnlyOperation
 from django.core.mail import (
     get_connection,
     send_mail,
@@ -65,9 +67,43 @@ def test_an_error_mail_while_the_database_fails_raises_nothing(db, settings, cap
     assert "mail_not_queued" in caplog.text
 
 
+def test_an_error_mail_of_async_code_raises_nothing(db, settings, caplog):
+    settings.ADMINS = [("Ada", "ada@example.com")]
+
+    async def view() -> None:
+        AdminEmailHandler().emit(logging.LogRecord("django", logging.ERROR, "x.py", 1, "It broke", (), None))
+
+    asyncio.run(view())
+
+    assert "SynchronousOnlyOperation" in caplog.text
+
+
+def test_async_code_hears_that_it_cannot_queue(db):
+    async def view() -> None:
+        mail().send()
+
+    with pytest.raises(SynchronousOnlyOperation):
+        asyncio.run(view())
+
+
 def test_an_error_mail_is_queued(db, settings):
     settings.ADMINS = [("Ada", "ada@example.com")]
 
     AdminEmailHandler().emit(logging.LogRecord("django", logging.ERROR, "x.py", 1, "It broke", (), None))
 
     assert "It broke" in content.thaw(Message.objects.get(), ["ada@example.com"]).subject
+
+
+def test_a_handler_that_mails_errors_is_not_told_of_its_own_mail_for_ever(db, settings, caplog):
+    settings.ADMINS = [("Ada", "root@localhost")]
+    root, handler = logging.getLogger(), AdminEmailHandler()
+    handler.setLevel(logging.ERROR)
+    root.addHandler(handler)
+    try:
+        root.error("It broke")
+    finally:
+        root.removeHandler(handler)
+
+    told = [record.msg["event"] for record in caplog.records if record.name == "mailer.backends"]
+    assert told == ["mail_not_queued"]
+    assert not Message.objects.exists()

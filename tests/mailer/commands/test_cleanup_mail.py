@@ -56,6 +56,7 @@ def test_cleanup_mail_by_state_and_other_days(old):
         # A month of receipts, and a week of what is repeated.
         (["--history-days", "36.9"], "36.9 days are fewer than 37"),
         (["--body-days", "-1"], "--body-days"),
+        (["--history-days", "1e7"], "invalid days value: '1e7'"),
         (["--history-days", "soon"], "invalid days value: 'soon'"),
         (["--state", "pending"], "invalid choice: 'pending'"),
     ],

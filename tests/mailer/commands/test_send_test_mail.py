@@ -7,7 +7,7 @@ import pytest
 from django.core.management import CommandError
 
 from mailer import operators, sender
-from mailer.models import Message
+from mailer.models import DeliveryStatus, Message
 from tests.conftest import PATIENCE, ROOT, wait_until
 from tests.mailer.commands.conftest import run
 from tests.mailer.conftest import delivery_of
@@ -41,6 +41,12 @@ def test_send_test_mail_waits_until_it_is_sent(environment, simulator):
     assert output.splitlines()[-1].startswith("sent resend ")
 
 
+def test_send_test_mail_to_an_address_with_blanks_around_it(db):
+    run("send_test_mail", f" {ADA} ")
+
+    assert DeliveryStatus.objects.get().recipient == ADA
+
+
 def test_send_test_mail_that_nobody_takes(db):
     with pytest.raises(CommandError, match=r"Nobody took it in 0 s: does a worker or the relay run\?"):
         run("send_test_mail", ADA, "--wait", 0)
@@ -69,6 +75,7 @@ def test_send_test_mail_that_is_cancelled(environment, simulator):
         (["ada"], "valid email"),
         ([ADA, "--provider", "pigeon"], "invalid choice: 'pigeon'"),
         ([ADA, "--wait", "long"], "invalid float value: 'long'"),
+        ([ADA, "--locale", "klingon"], "invalid language value: 'klingon'"),
     ],
 )
 def test_send_test_mail_with_options_that_make_no_sense(db, options, said):

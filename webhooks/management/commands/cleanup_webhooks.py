@@ -6,8 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from mailer.management.commands.cleanup_mail import days
-from mailer.management.console import listed, progress
+from mailer.management.console import days, listed, progress
 from webhooks import retention
 from webhooks.providers import KEY_DAYS, NONCE_DAYS
 
