@@ -25,3 +25,9 @@ def aged(state: str, days: float, **fields: Any) -> Message:
     ended = {"finished_at": Now() - days * DAY} if state in retention.ENDED else {}
     change(message, state=state, created_at=Now() - days * DAY, **{**ended, **fields})
     return read(message)
+
+
+def cleanup(**chosen: Any) -> dict[str, int]:
+    """Clean up; return what was taken, without the zeros."""
+    taken = retention.cleanup(retention.rules(**chosen))
+    return {name: count for name, count in taken.items() if count}

@@ -1,7 +1,5 @@
 """What is forgotten by age, and what never is."""
 
-from typing import Any
-
 import pytest
 from django.db import connection, transaction
 from django.db.models.functions import Now
@@ -10,18 +8,12 @@ from mailer import ledger, outbox, retention
 from mailer.models import Attempt, DeliveryEvent, DeliveryStatus, Message
 from tests.conftest import in_threads
 from tests.mailer.conftest import change, delivery_of, fact, read
-from tests.mailer.retention.conftest import BODY, DAY, aged
+from tests.mailer.retention.conftest import BODY, DAY, aged, cleanup
 from users import challenges
 from users.models import EmailChallenge
 
 State = Message.State
 UNSENT = sorted({*State} - {*retention.ENDED} - {State.UNKNOWN})
-
-
-def cleanup(**chosen: Any) -> dict[str, int]:
-    """Clean up; return what was taken, without the zeros."""
-    taken = retention.cleanup(retention.rules(**chosen))
-    return {name: count for name, count in taken.items() if count}
 
 
 @pytest.mark.parametrize("state", sorted(retention.ENDED))

@@ -1,17 +1,12 @@
 """What is left alone by all that forgets: what is in doubt and still asked after, and what is somebody else's."""
 
-import pytest
 from django.db.models.functions import Now
 
 from mailer import retention
 from mailer.models import Attempt, Batch, DeliveryStatus, Message
 from tests.mailer.conftest import change, enqueue, read
-from tests.mailer.test_retention import BODY, DAY, aged, ages, cleanup
+from tests.mailer.retention.conftest import BODY, DAY, aged, cleanup
 from users.models import User
-
-__all__ = ["ages"]
-
-pytestmark = pytest.mark.usefixtures("ages")
 
 
 def test_mail_in_doubt_ages_from_its_first_doubt_not_from_when_it_was_written(db):
