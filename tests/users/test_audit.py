@@ -92,7 +92,9 @@ class TestWhatIsNoted:
         client = Client(REMOTE_ADDR="192.0.2.7", HTTP_USER_AGENT="Browser/1")
         client.force_login(root)
 
-        client.post(reverse("admin:users_user_change", args=[ada.pk]), {"email": ada.email, "locale": "en"})
+        # An unticked box, on a page that showed it ticked.
+        ticked = {"email": ada.email, "initial-email": ada.email, "locale": "en", "initial-is_active": "True"}
+        client.post(reverse("admin:users_user_change", args=[ada.pk]), ticked)
 
         entry = AuditEntry.objects.get(action="banned")
         assert (entry.user_id, entry.actor_id, entry.ip, entry.user_agent) == (
