@@ -71,14 +71,14 @@ class UserAdmin(DjangoUserAdmin[User]):
     def save_model(self, request: HttpRequest, obj: User, form: forms.ModelForm[User], change: bool) -> None:  # noqa: FBT001  # Django's
         """Save what the operator has changed, and nothing that changed since the page was opened, such as a ban."""
         if not change:
-            return super().save_model(request, obj, form, change)
+            super().save_model(request, obj, form, change)
+            return
         columns = {field.name for field in obj._meta.concrete_fields}
         left = form.cleaned_data.keys() - {*form.changed_data}
         for name in left:
             del form.cleaned_data[name]  # nor are groups and permissions saved
         obj.refresh_from_db(fields=left & columns)
         obj.save(update_fields=columns & {*form.changed_data})
-        return None
 
 
 @admin.register(AuditEntry)

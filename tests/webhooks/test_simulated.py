@@ -16,7 +16,6 @@ from simulator.faults import Dice, Faults
 from simulator.mail import Mail
 from simulator.planning import Planner
 from simulator.reports import REPORTS, Happening, Sending, amazon_ses
-from tests.brokers import AWS
 from tests.conftest import Simulator, wait_until
 from tests.mailer import tiny
 from tests.webhooks import payloads
@@ -254,19 +253,10 @@ def test_person_has_a_report_posted_over_http(simulator, sent, capsys, provider)
 
 
 @pytest.fixture
-def amazon(monkeypatch, tmp_path):
+def amazon(boto3_at):
     """Amazon's API, which confirms whatever it is asked to."""
     with tiny.serving(lambda: (200, {}, CONFIRMED)) as server:
-        environment = {
-            **AWS,
-            "AWS_ENDPOINT_URL": server.url,
-            "AWS_ACCESS_KEY_ID": "nobody",
-            "AWS_SECRET_ACCESS_KEY": "nothing",
-            "AWS_CONFIG_FILE": str(tmp_path / "config"),
-            "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
-        }
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+        boto3_at(server.url)
         yield server
 
 
